@@ -1,0 +1,1 @@
+"""The program of the image: reads a case or a folder, predicts, writes."""

@@ -1,0 +1,1 @@
+"""Dataset conversion, the unlabelled-case contract, phantoms and augmentation."""

@@ -1,0 +1,1 @@
+"""The resident predictor that the command line and the container share."""

@@ -1,0 +1,1 @@
+"""Koos grading from volumes and tumour masks."""

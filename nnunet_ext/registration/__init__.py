@@ -1,0 +1,1 @@
+"""Pairwise registration, cycle-consistency scores, label propagation and the store on disk."""

@@ -1,0 +1,1 @@
+"""What the trainers share: settings, the base trainer, data streams, schedules, checkpoints."""

@@ -1,0 +1,81 @@
+"""Settings of the trainers: one typed class per method, kept in the plans so that they travel with the checkpoint.
+
+In a plans file, under a configuration, `"nnunet_ext"` maps a section to its overrides:
+
+    "2d": {..., "nnunet_ext": {"schedule": {"epochs": 20}, "CSUNet": {"embed_dim": 48}}}
+
+`schedule` is shared by all trainers; every other section is a trainer's name without `nnUNetTrainer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nnunet_ext.errors import InputError
+
+KEY = "nnunet_ext"
+
+
+class Section(BaseModel):
+    """Base of every settings class: immutable, and a key or type it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Schedule(Section):
+    """How long to train and from which seed; the defaults are nnU-Net's own."""
+
+    seed: int = Field(0, ge=0, description="sets every random generator")
+    epochs: int = Field(1000, ge=1, description="number of epochs")
+    iterations_per_epoch: int = Field(250, ge=1, description="updates in an epoch")
+    val_iterations_per_epoch: int = Field(50, ge=1, description="validation batches in an epoch")
+    save_every: int = Field(50, ge=1, description="epochs between two checkpoint_latest.pth")
+
+
+# Where each section's class lives. Importing is put off until a section is asked for.
+SECTIONS: dict[str, str] = {
+    "schedule": "nnunet_ext.training.settings:Schedule",
+    "Baseline": "nnunet_ext.training.settings:Section",
+    "CSUNet": "nnunet_ext.training.swin:SwinSettings",
+    "SwinUNet": "nnunet_ext.training.swin:SwinSettings",
+}
+
+S = TypeVar("S", bound=Section)
+
+
+def section_class(name: str) -> type[Section]:
+    """The settings class of a section.
+
+    Raises:
+        InputError: for a section that does not exist; the message names those that do.
+    """
+    if name not in SECTIONS:
+        raise InputError(f"--set {name}: no such settings section, one of {', '.join(SECTIONS)} is needed")
+    module, _, attribute = SECTIONS[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def read_section(overrides: Mapping[str, Any], name: str, cls: type[S], where: str) -> S:
+    """Build one section's settings from the overrides found in a plans file.
+
+    Args:
+        overrides: what stands under `"nnunet_ext"` in the configuration.
+        name: the section.
+        cls: its class.
+        where: the file, for the message.
+
+    Raises:
+        InputError: for an unknown key (the message names the valid ones) or a value of the wrong type or range.
+    """
+    try:
+        return cls(**overrides.get(name, {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join((name, *(str(part) for part in first["loc"])))
+        if first["type"] == "extra_forbidden":
+            raise InputError(f"{where}: {key} is not a setting, valid are {', '.join(cls.model_fields)}") from None
+        raise InputError(f"{where}: {key} is {first['input']!r}, {first['msg'].lower()}") from None

@@ -1,0 +1,1 @@
+"""Source to pseudo-target datasets: methods, fit, apply and volume handling."""
