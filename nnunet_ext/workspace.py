@@ -1,0 +1,78 @@
+"""A folder with nnU-Net's three folders and a log, in which commands run as a user would type them.
+
+The demo and the benchmark tables are made of such commands, so what they show is what a user can do.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from nnunet_ext.environment import FOLDERS
+from nnunet_ext.errors import InputError
+from nnunet_ext.paths import trainer_folder
+
+
+class CommandError(RuntimeError):
+    """A command of the workspace ended with a non-zero exit code."""
+
+
+class Workspace:
+    """Runs commands with nnU-Net's variables set to folders below `root`.
+
+    Args:
+        root: made if missing; holds raw, preprocessed, results, log.txt and the marks of finished commands.
+        say: where the command lines go that a person should see.
+    """
+
+    def __init__(self, root: Path, say: Callable[[str], None] = print) -> None:
+        self.root = root.expanduser().resolve()
+        self.log = self.root / "log.txt"
+        self.say = say
+        self.variables = {name: str(self.root / folder) for name, folder in FOLDERS.items()}
+        self.variables["nnUNet_extTrainer"] = str(trainer_folder())
+        # nnU-Net starts 8 processes for validation by default, each with its own copy of torch.
+        self.variables.setdefault("nnUNet_def_n_proc", os.environ.get("nnUNet_def_n_proc", "2"))
+        try:
+            for folder in (*FOLDERS.values(), ".done"):
+                (self.root / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"--root {root}: cannot be written ({error.strerror}), a folder of your own is needed"
+            ) from None
+
+    def run(self, *command: str | Path | int) -> float:
+        """Run one command, append its output to the log and return the seconds it took.
+
+        Raises:
+            CommandError: when it fails; names the command, the exit code and the log.
+        """
+        words = [str(word) for word in command]
+        self.say(f"$ {shlex.join(words)}")
+        # Commands are found beside the interpreter first, so that no activated environment is needed.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        environment = {**os.environ, **self.variables, "PATH": path}
+        start = time.monotonic()
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(f"$ {shlex.join(words)}\n")
+            log.flush()
+            done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
+        if done.returncode:
+            raise CommandError(
+                f"{shlex.join(words)}: ended with exit code {done.returncode}, its output is in {self.log}"
+            )
+        return time.monotonic() - start
+
+    def once(self, name: str, *command: str | Path | int) -> None:
+        """Run a command unless the very same one has finished before under this name."""
+        mark = self.root / ".done" / name
+        line = shlex.join(str(word) for word in command)
+        if mark.exists() and mark.read_text(encoding="utf-8") == line:
+            return
+        self.run(*command)
+        mark.write_text(line, encoding="utf-8")
