@@ -6,10 +6,12 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
+from tyro.conf import UseAppendAction, arg
 
+from nnunet_ext.data import commands as dataset_commands
 from nnunet_ext.errors import InputError
 
 
@@ -26,15 +28,294 @@ def env(root: Path | None = None) -> None:
     print(export_lines(root))
 
 
+def doctor() -> None:
+    """Check versions, variables, trainers, device, disk and shared memory; say what to mend.
+
+    Exit code 1 when something must be mended.
+    """
+    from nnunet_ext.doctor import examine
+
+    mended = True
+    for finding in examine():
+        print(finding)
+        mended &= finding.mend is None
+    if not mended:
+        raise SystemExit(1)
+
+
+def configure(
+    dataset: Annotated[str, arg(aliases=["-d"])],
+    configuration: Annotated[str, arg(aliases=["-c"])],
+    plans: Annotated[str, arg(aliases=["-p"])] = "nnUNetPlans",
+    preset: str | None = None,
+    assignments: Annotated[
+        UseAppendAction[tuple[list[str], ...]], arg(name="set", metavar="SECTION.KEY=VALUE ...")
+    ] = (),
+) -> None:
+    """Write settings into a preprocessed dataset's plans, and print what is set now.
+
+    Args:
+        dataset: id or name of the dataset.
+        configuration: 2d, 3d_fullres, ...
+        plans: name of the plans.
+        preset: a ready-made size; `cpu` learns something real on two cores.
+        assignments: settings; without a section, KEY=VALUE is one of `schedule`. Values are JSON, or else text.
+    """
+    from nnunet_ext.training.configure import configure as write
+    from nnunet_ext.training.configure import summary
+
+    target, now = write(dataset, configuration, plans, preset, [a for group in assignments for a in group])
+    print(f"{target}, {configuration}:\n{summary(now)}")
+
+
+def evaluate(
+    predictions: Annotated[Path, tyro.conf.Positional, arg(metavar="PRED")],
+    truth: Annotated[Path, tyro.conf.Positional, arg(metavar="GT")],
+    against: tuple[Path, ...] = (),
+    names: tuple[str, ...] = (),
+    labels: Path | None = None,
+    label: tuple[str, ...] = (),
+    subject_pattern: str | None = None,
+    partial: bool = False,
+    images: Path | None = None,
+    csv: Path | None = None,
+    json: Path | None = None,
+    report: Path | None = None,
+    jobs: Annotated[int, arg(aliases=["-j"])] = 1,
+    seed: int = 0,
+) -> None:
+    """Score masks: Dice, HD95 and ASSD in mm per case and structure, intervals and paired tests.
+
+    Prints the summary; --csv, --json and --report write everything. The report is one self-contained page.
+
+    Args:
+        predictions: folder of masks, one file per case.
+        truth: folder of ground truth masks with the same file names (endings may differ).
+        against: more folders of masks of the same cases, each compared with PRED by paired tests.
+        names: what to call the folders in tables, PRED first; their own names by default.
+        labels: dataset.json that names the structures; by default the one beside GT or in PRED.
+        label: NAME=VALUE or NAME=VALUE,VALUE ...: score only these (`ignore=VALUE` leaves voxels out).
+        subject_pattern: regular expression for the subject in a case name ('patient[0-9]+'), where dataset.json does
+            not record it; a subject's cases are resampled together and count as one pair in the tests.
+        partial: score only the cases that every folder has a mask for, instead of refusing.
+        images: folder of the scans for the report's pictures; by default imagesTr beside a GT called labelsTr (or Ts).
+        csv: one row per folder, case and structure.
+        json: summaries, tests and every score.
+        report: the page to write.
+        jobs: cases scored at a time.
+        seed: of the bootstrap.
+    """
+    from nnunet_ext.evaluation import command
+
+    command.run(
+        [predictions, *against],
+        truth,
+        names=names,
+        dataset_json=labels,
+        label=label,
+        subject_pattern=subject_pattern,
+        partial=partial,
+        images=images,
+        csv=csv,
+        json=json,
+        report=report,
+        jobs=jobs,
+        seed=seed,
+    )
+
+
+def demo(root: Path = Path("demo")) -> None:
+    """The whole story on made hearts, in minutes on a CPU, ending in a report.
+
+    Args:
+        root: folder for everything it makes; running it again goes on where it stopped.
+    """
+    from nnunet_ext.demo import run
+
+    run(root)
+
+
+def translate_fit(
+    source: Annotated[str, arg(aliases=["-s"])],
+    target: Annotated[str, arg(aliases=["-t"])],
+    method: Annotated[str, arg(aliases=["-m"])],
+    output: Annotated[Path | None, arg(aliases=["-o"])] = None,
+    preset: str = "paper",
+    settings: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")] = (),
+    device: str | None = None,
+) -> None:
+    """Fit a translation from a labelled source to an unlabelled target; run it again to continue.
+
+    Args:
+        source: id or name of a dataset, or DATASET:DOMAIN; its labelled cases.
+        target: the same for the target; its labels are never read.
+        method: histogram, cyclegan, cut, qsattn, tanq or msfnet.
+        output: model folder; nnUNet_results/translation/SOURCE__TARGET/METHOD without it.
+        preset: paper, or cpu for two cores.
+        settings: one setting, its value as JSON or text; may be given several times.
+        device: cpu, cuda, cuda:1, ...
+    """
+    from translation.fit import fit
+
+    print(fit(source, target, method, output=output, preset=preset, overrides=settings, device=device))
+
+
+def translate_apply(
+    source: Annotated[str, arg(aliases=["-s"])],
+    views: str,
+    dataset: Annotated[str, arg(aliases=["-d"])],
+    target: Annotated[str | None, arg(aliases=["-t"])] = None,
+    keep_source: bool = False,
+    force: bool = False,
+    overwrite: bool = False,
+    device: str | None = None,
+) -> None:
+    """Translate the labelled cases of a source and write them as a dataset in the look of the target.
+
+    Args:
+        source: id or name of a dataset, or DATASET:DOMAIN.
+        views: methods fitted to the target (cyclegan,tanq), or model folders; a case is written for each.
+        dataset: id or full name of the dataset to write.
+        target: what the methods were fitted to.
+        keep_source: also write the source's own images.
+        force: write even where structures were washed out.
+        overwrite: replace a dataset of that name that has other content.
+        device: cpu, cuda, cuda:1, ...
+    """
+    from translation.apply import apply
+
+    print(
+        apply(
+            source,
+            views,
+            dataset,
+            target=target,
+            keep_source=keep_source,
+            force=force,
+            overwrite=overwrite,
+            device=device,
+        )
+    )
+
+
+def predict(
+    scans: Annotated[Path, arg(aliases=["-i"], name="input")],
+    target: Annotated[Path, arg(aliases=["-o"], name="output-folder")],
+    model: Annotated[tuple[Path, ...], arg(aliases=["-m"])],
+    folds: Annotated[tuple[str, ...], arg(aliases=["-f"])] = (),
+    checkpoint: str = "checkpoint_final.pth",
+    device: str | None = None,
+    fast: bool = False,
+    pattern: str | None = None,
+    output: str | None = None,
+    again: bool = False,
+) -> None:
+    """Predict every scan of a folder with one resident model; a bad scan costs only itself.
+
+    Args:
+        scans: folder of scans (NAME_0000.nii.gz, ... or, for a model of one channel, any name).
+        target: folder of the masks, made if missing; cases whose mask is there are skipped.
+        model: a model package (.tar.gz or unpacked), or one or several trained model folders (averaged).
+        folds: folds to average; by default all that are there.
+        checkpoint: file name of the checkpoints in trained model folders.
+        device: cpu, cuda or cuda:N; by default cuda where there is one.
+        fast: no mirroring and a larger step: several times as fast, a little less accurate.
+        pattern: file names to take, such as {case}_hrT2.nii.gz.
+        output: names of the masks, such as {case}_Label.nii.gz.
+        again: predict cases whose mask is there, too.
+    """
+    from nnunet_ext.inference.command import predict as run
+
+    print(run(scans, target, model, folds, checkpoint, device, fast, pattern, output, again))
+
+
+def package(
+    models: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="MODEL ...")],
+    target: Annotated[Path, arg(aliases=["-o"], name="output")],
+    folds: Annotated[tuple[str, ...], arg(aliases=["-f"])] = (),
+    checkpoint: str = "checkpoint_final.pth",
+    sockets: Path | None = None,
+    postprocessing: Path | None = None,
+) -> None:
+    """Pack trained models into what the container loads: weights without a pickle, plans, checksums.
+
+    Args:
+        models: one or several trained model folders (TRAINER__PLANS__CONFIGURATION); several are averaged.
+        target: the package, a name ending in .tar.gz.
+        folds: folds to pack; by default all that are there.
+        checkpoint: file name of the checkpoints.
+        sockets: JSON that says which socket feeds which channel and where outputs go.
+        postprocessing: nnU-Net's postprocessing.json or .pkl; by default the one in the model folder, if any.
+    """
+    from nnunet_ext.inference.command import package as run
+
+    print(run(models, target, folds, checkpoint, sockets, postprocessing))
+
+
+def selftrain(
+    dataset: Annotated[str, arg(aliases=["-d"])],
+    target: Annotated[str, arg(aliases=["-t"])],
+    into: int,
+    rounds: int = 2,
+    configuration: Annotated[tuple[str, ...], arg(aliases=["-c"])] = ("2d",),
+    trainer: Annotated[str, arg(aliases=["-tr"])] = "nnUNetTrainer",
+    plans: Annotated[str, arg(aliases=["-p"])] = "nnUNetPlans",
+    fold: str = "all",
+    preset: str | None = None,
+    settings: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="SECTION.KEY=VALUE")] = (),
+    confidence: float = 0.0,
+    components: bool = False,
+    complete: bool = False,
+    validation: str | None = None,
+    device: str | None = None,
+) -> None:
+    """Train on a pseudo-target dataset, label real target scans with the model, retrain on both, and again.
+
+    Args:
+        dataset: id or name of what `translate apply` wrote.
+        target: the real scans, a dataset or DATASET:DOMAIN; their labels are never read.
+        into: dataset id of the first round; each further round takes the next id.
+        rounds: how often to predict, pool and retrain.
+        configuration: 2d, 3d_fullres, ...; the probabilities of several are averaged.
+        trainer: any of nnU-Net's or nnunet_ext's.
+        plans: name of the plans.
+        fold: 0 to 4, or all.
+        preset: as for `configure`.
+        settings: as for `configure`; may be given several times.
+        confidence: leave out a scan when a structure's mean probability is below this.
+        components: keep only the largest connected component of each structure.
+        complete: leave out a scan in which a structure was not found.
+        validation: labelled scans to choose the best round on; the last round without it.
+        device: cpu, cuda, ...
+    """
+    from translation.pseudo_labels import Filters
+    from translation.selftrain import Training
+    from translation.selftrain import selftrain as run
+
+    training = Training(configuration, trainer, plans, fold, preset, settings, device)
+    filters = Filters(confidence, components, complete)
+    print(run(dataset, target, into, rounds=rounds, training=training, filters=filters, validation=validation))
+
+
 # A verb is a function, or a table of verbs of its own (`nnunet_ext dataset acdc`).
 VERBS: dict[str, Any] = {
     "env": env,
+    "doctor": doctor,
+    "demo": demo,
+    "dataset": dataset_commands.VERBS,
+    "configure": configure,
+    "predict": predict,
+    "evaluate": evaluate,
+    "package": package,
+    "translate": {"fit": translate_fit, "apply": translate_apply},
+    "selftrain": selftrain,
 }
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb. Exit codes: 0 done, 2 the user's input is wrong, 1 anything else."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("numexpr").setLevel(logging.WARNING)  # it tells its number of threads whenever it is imported
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     prog, verbs = "nnunet_ext", VERBS
     while arguments and isinstance(verbs.get(arguments[0]), dict):

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnunet_ext.errors import InputError
@@ -40,8 +41,14 @@ class Schedule(Section):
 SECTIONS: dict[str, str] = {
     "schedule": "nnunet_ext.training.settings:Schedule",
     "Baseline": "nnunet_ext.training.settings:Section",
-    "CSUNet": "nnunet_ext.training.swin:SwinSettings",
+    "CSUNet": "nnunet_ext.training.swin:CSUNetSettings",
     "SwinUNet": "nnunet_ext.training.swin:SwinSettings",
+    "MeanTeacher": "nnunet_ext.training.mean_teacher:MeanTeacherSettings",
+    "UAMT": "nnunet_ext.training.mean_teacher:UAMTSettings",
+    "CPS": "nnunet_ext.training.cross_teaching:CPSSettings",
+    "CTS": "nnunet_ext.training.cross_teaching:CrossTeachingSettings",
+    "MCSC": "nnunet_ext.training.cross_teaching:MCSCSettings",
+    "MCSCv2": "nnunet_ext.training.cross_teaching:MCSCv2Settings",
 }
 
 S = TypeVar("S", bound=Section)
@@ -57,6 +64,45 @@ def section_class(name: str) -> type[Section]:
         raise InputError(f"--set {name}: no such settings section, one of {', '.join(SECTIONS)} is needed")
     module, _, attribute = SECTIONS[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def plans_settings(plans: Mapping[str, Any], configuration: str, name: str, cls: type[S]) -> S:
+    """One section's settings as a configuration of a plans dictionary has them, inheritance resolved.
+
+    Raises:
+        InputError: for a section, key or value that is not valid.
+    """
+    manager = PlansManager(dict(plans))
+    return configuration_settings(manager, manager.get_configuration(configuration), name, cls)
+
+
+def configuration_settings(
+    plans_manager: PlansManager, configuration_manager: ConfigurationManager, name: str, cls: type[S]
+) -> S:
+    """One section's settings where nnU-Net hands over its managers, as it does to build a network.
+
+    Raises:
+        InputError: for a section, key or value that is not valid.
+    """
+    where = f"{plans_manager.dataset_name}/{plans_manager.plans_name}.json"
+    return read_section(overrides_of(configuration_manager.configuration, where), name, cls, where)
+
+
+def overrides_of(configuration: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    """What stands under `"nnunet_ext"` in a configuration of the plans.
+
+    Raises:
+        InputError: for something other than known sections that map settings to values.
+    """
+    overrides = configuration.get(KEY, {})
+    if not isinstance(overrides, dict):
+        raise InputError(f"{where}: {KEY} is {overrides!r}, a mapping of sections is needed")
+    for name, section in overrides.items():
+        if name not in SECTIONS:
+            raise InputError(f"{where}: {name} is not a settings section, valid are {', '.join(SECTIONS)}")
+        if not isinstance(section, dict):
+            raise InputError(f"{where}: {name} is {section!r}, a mapping of settings to values is needed")
+    return overrides
 
 
 def read_section(overrides: Mapping[str, Any], name: str, cls: type[S], where: str) -> S:

@@ -1,0 +1,78 @@
+"""What a checkpoint holds and how it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.files import atomic_path
+
+KEY = "nnunet_ext"
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The network itself, without what DDP and `torch.compile` put around it."""
+    if isinstance(module, DistributedDataParallel):
+        module = module.module
+    return module._orig_mod if isinstance(module, OptimizedModule) else module
+
+
+def plain(value: Any) -> Any:
+    """`value` with containers, numbers and arrays of Python's own types, everything else as text.
+
+    `torch.load(..., weights_only=True)` reads the result.
+    """
+    if isinstance(value, dict):
+        return {plain(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(plain(v) for v in value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if value is None or isinstance(value, str | int | float | bool | torch.Tensor):
+        return value
+    return str(value)
+
+
+def write(checkpoint: dict[str, Any], target: Path | str) -> None:
+    """Write a checkpoint so that `target` is the old one or the new one, never a part."""
+    with atomic_path(target) as partial:
+        torch.save(checkpoint, partial)
+
+
+def read(source: Path | str, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint without executing pickled code.
+
+    Raises:
+        InputError: when it was not written by one of this package's trainers.
+    """
+    checkpoint = torch.load(source, map_location=device, weights_only=True)
+    if KEY not in checkpoint:
+        raise InputError(
+            f"{source}: not written by a trainer of nnunet_ext, which is needed to continue;"
+            " -pretrained_weights starts from it"
+        )
+    return checkpoint
+
+
+def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
+    """Load a state dictionary into the unwrapped module.
+
+    Raises:
+        InputError: when they are of another architecture; the message names the first difference.
+    """
+    own = unwrap(module).state_dict()
+    for name in [*own, *weights]:
+        there, here = (tuple(d[name].shape) if name in d else None for d in (weights, own))
+        if there != here:
+            raise InputError(
+                f"{source}: {name} is {there or 'missing'} there and {here or 'missing'} in the network of the plans,"
+                " the settings that it was trained with are needed"
+            )
+    unwrap(module).load_state_dict(weights)

@@ -1,0 +1,53 @@
+"""Ready-made sizes for a configuration of the plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from math import prod
+from typing import Any
+
+FEATURES = (16, 32, 64, 128, 128)
+BATCH_SIZE = {2: 8, 3: 2}
+PATCH_SIZE = {2: 128, 3: 64}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "schedule": {"epochs": 20, "iterations_per_epoch": 100, "val_iterations_per_epoch": 10, "save_every": 1},
+    "CSUNet": {"embed_dim": 48},
+    "SwinUNet": {"embed_dim": 48},
+}
+
+
+def cpu(planned: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """A size that learns something real on two cores.
+
+    2D: batch 8, patch at most 128 x 128; 3D: batch 2, patch at most 64 per axis. A network of at most 5 stages with
+    16, 32, 64, 128 and 128 features and the planned strides; a Transformer of embedding width 48; 20 epochs of 100
+    updates. Applying it again changes nothing.
+
+    Args:
+        planned: a configuration of the plans, inheritance resolved.
+
+    Returns:
+        The configuration's keys to replace, and the settings.
+    """
+    architecture = deepcopy(planned["architecture"])
+    kwargs = architecture["arch_kwargs"]
+    before = kwargs["n_stages"]
+    stages = min(before, len(FEATURES))
+    for name, value in kwargs.items():
+        # Lists with an entry per stage, and the decoder's, which has one stage less.
+        if isinstance(value, list) and len(value) in (before, before - 1):
+            kwargs[name] = value[: stages - (before - len(value))]
+    kwargs |= {"n_stages": stages, "features_per_stage": list(FEATURES[:stages])}
+
+    patch_size = planned["patch_size"]
+    dim = len(patch_size)
+    strides = [prod(stage[axis] for stage in kwargs["strides"]) for axis in range(dim)]
+    patch_size = [
+        max(stride, min(size, PATCH_SIZE[dim]) // stride * stride)
+        for size, stride in zip(patch_size, strides, strict=True)
+    ]
+    return {"architecture": architecture, "patch_size": patch_size, "batch_size": BATCH_SIZE[dim]}, SETTINGS
+
+
+PRESETS: dict[str, Callable[[dict[str, Any]], tuple[dict[str, Any], dict[str, dict[str, Any]]]]] = {"cpu": cpu}

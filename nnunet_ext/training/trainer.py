@@ -1,0 +1,387 @@
+"""The base of all trainers: nnU-Net's, with settings, seeded batches and checkpoints that go on exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import distributed as dist
+from torch import nn
+
+from nnunet_ext.data.dataset import subjects, unlabelled_cases
+from nnunet_ext.errors import exit_on_input_error
+from nnunet_ext.progress import duration
+from nnunet_ext.seeding import random_state, restore_random_state, seed_everything
+from nnunet_ext.training import checkpoint
+from nnunet_ext.training.batches import Batch, SeededBatches, worker_count
+from nnunet_ext.training.settings import Schedule, Section, plans_settings
+from nnunet_ext.training.split import Cases, split_cases
+from nnunet_ext.training.streams import Following, ImagesOnly, Patches, without_benchmarks
+from nnunet_ext.training.terms import Terms
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """nnU-Net's augmentation of this configuration; `initial_patch_size` is what it cuts down to the patch size."""
+
+    initial_patch_size: Sequence[int]
+    training: BasicTransform
+    unlabelled: BasicTransform
+    validation: BasicTransform
+
+
+class ExtTrainer(nnUNetTrainer):
+    """nnU-Net's trainer plus what every trainer of this package shares. As it stands it is supervised.
+
+    A trainer overrides
+    - `section` and `Settings`, its part of the settings: `self.settings`, beside the shared `self.schedule`;
+    - `build_network_architecture` for the network that predicts, `initialize` to add what only training needs;
+    - `training_batches` where a batch is more than labelled patches;
+    - `train_step`, calling `log_terms` and `step_done`;
+    - `inference_module`, where the network that predicts is not all of `self.network`;
+    - `training_state` and `load_training_state` for everything beyond network, optimiser, schedule and random state.
+
+    Wrong settings or data end the program with one line and exit code 2.
+    """
+
+    section: ClassVar[str] = "Baseline"
+    Settings: ClassVar[type[Section]] = Section
+
+    # nnU-Net sets these to None until it initialises them.
+    network: Any
+    dataset_class: Any
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 nnU-Net's signature, which it inspects
+    ) -> None:
+        with exit_on_input_error(type(self).__name__):
+            self.schedule = plans_settings(plans, configuration, "schedule", Schedule)
+            self.settings: Any = plans_settings(plans, configuration, self.section, self.Settings)
+        # nnU-Net takes the key out of the dictionary it is given, and only its own program puts it there.
+        super().__init__({"continue_training": False, **plans}, configuration, fold, dataset_json, device)
+        self.num_epochs = self.schedule.epochs
+        self.num_iterations_per_epoch = self.schedule.iterations_per_epoch
+        self.num_val_iterations_per_epoch = self.schedule.val_iterations_per_epoch
+        self.save_every = self.schedule.save_every
+        self.iteration = 0  # updates done since the beginning of the training
+        self.terms = Terms(Path(self.output_folder) if self.local_rank == 0 else None)
+        self._random_state: dict[str, Any] | None = None
+        self._noted = ""
+
+    def initialize(self) -> None:
+        """Build network, optimiser and loss under the run's seed."""
+        seed_everything(self.schedule.seed)
+        super().initialize()
+
+    # What a checkpoint holds.
+
+    def inference_module(self) -> nn.Module:
+        """The network that predicts, unwrapped; its state becomes the checkpoint's `network_weights`."""
+        return checkpoint.unwrap(self.network)
+
+    def training_state(self) -> dict[str, Any]:
+        """What else training needs to go on exactly: tensors, numbers, text and containers of these."""
+        return {}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Take over what `training_state` gave."""
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint atomically: nnU-Net's keys, and under `nnunet_ext` what continuing exactly needs."""
+        if self.disable_checkpointing:
+            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
+            return
+        states = self._from_all_ranks(checkpoint.plain(random_state()))
+        if self.local_rank != 0:
+            return
+        whole, predicting = checkpoint.unwrap(self.network), self.inference_module()
+        content = {
+            "network_weights": predicting.state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "logging": checkpoint.plain(self.logger.get_checkpoint()),
+            "_best_ema": checkpoint.plain(self._best_ema),
+            "current_epoch": self.current_epoch + 1,
+            "init_args": checkpoint.plain(self.my_init_kwargs),
+            "trainer_name": type(self).__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            checkpoint.KEY: {
+                "training_network": None if predicting is whole else whole.state_dict(),
+                "lr_scheduler": self.lr_scheduler.state_dict(),
+                "random_states": states,
+                "training_state": self.training_state(),
+            },
+        }
+        checkpoint.write(content, filename)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Take over a checkpoint written by `save_checkpoint`, from its file or as the dictionary."""
+        with exit_on_input_error(type(self).__name__):
+            self._load_checkpoint(filename_or_checkpoint)
+
+    def _load_checkpoint(self, source: dict | str) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        name = source if isinstance(source, str) else "checkpoint"
+        content = checkpoint.read(source, self.device) if isinstance(source, str) else source
+        own = content[checkpoint.KEY]
+        if own["training_network"] is None:
+            checkpoint.load_weights(self.network, content["network_weights"], name)
+        else:
+            checkpoint.load_weights(self.network, own["training_network"], name)
+            checkpoint.load_weights(self.inference_module(), content["network_weights"], name)
+        self.optimizer.load_state_dict(content["optimizer_state"])
+        self.lr_scheduler.load_state_dict(own["lr_scheduler"])
+        if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(content["grad_scaler_state"])
+        self.load_training_state(own["training_state"])
+        self.my_init_kwargs = content["init_args"]
+        self.current_epoch = content["current_epoch"]
+        self.iteration = self.current_epoch * self.num_iterations_per_epoch
+        self.logger.load_checkpoint(content["logging"])
+        self._best_ema = content["_best_ema"]
+        self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
+        self.terms.resume(self.current_epoch)
+        states = own["random_states"]
+        self._random_state = states[self.local_rank] if self.local_rank < len(states) else None
+
+    # Data.
+
+    @property
+    def unlabelled(self) -> set[str]:
+        """The cases that the dataset declares to be without labels."""
+        return unlabelled_cases(self.dataset_json)
+
+    def cases(self) -> Cases:
+        """The labelled, unlabelled and validation cases of this fold."""
+        folder = self.preprocessed_dataset_folder
+        if self.dataset_class is None:
+            self.dataset_class = infer_dataset_class(folder)
+        splits_file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+        identifiers = self.dataset_class.get_identifiers(folder)
+        return split_cases(identifiers, self.unlabelled, self.fold, splits_file, subjects(self.dataset_json))
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Training and validation cases, as nnU-Net asks for them; validation cases are labelled."""
+        with exit_on_input_error(type(self).__name__):
+            cases = self.cases()
+        if cases.note != self._noted:
+            self._noted = cases.note
+            self.print_to_log_file(cases.note)
+        return cases.labelled + cases.unlabelled, cases.validation
+
+    def augmentation(self) -> Augmentation:
+        """nnU-Net's own augmentation for the patch size of the plans."""
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        labels = {
+            "is_cascaded": self.is_cascaded,
+            "foreground_labels": self.label_manager.foreground_labels,
+            "regions": self.label_manager.foreground_regions if self.label_manager.has_regions else None,
+            "ignore_label": self.label_manager.ignore_label,
+        }
+
+        def training(scales: list | None, labels: dict[str, Any]) -> BasicTransform:
+            transforms = self.get_training_transforms(
+                self.configuration_manager.patch_size,
+                rotation,
+                scales,
+                mirror_axes,
+                dummy_2d,
+                use_mask_for_norm=self.configuration_manager.use_mask_for_norm,
+                **labels,
+            )
+            return without_benchmarks(transforms)
+
+        scales = self._get_deep_supervision_scales()
+        return Augmentation(
+            [int(n) for n in initial_patch_size],
+            training(scales, labels),
+            training(None, {}),
+            without_benchmarks(self.get_validation_transforms(scales, **labels)),
+        )
+
+    def labelled_patches(
+        self, cases: Sequence[str], batch_size: int, augmentation: Augmentation, following: Following | None = None
+    ) -> Patches:
+        """Augmented patches with labels, foreground oversampled as in nnU-Net."""
+        return self._patches(
+            self._dataset(cases), batch_size, augmentation.initial_patch_size, augmentation.training, following
+        )
+
+    def unlabelled_patches(
+        self, cases: Sequence[str], batch_size: int, augmentation: Augmentation, following: Following | None = None
+    ) -> Patches:
+        """Augmented patches without labels; no label file of `cases` is opened."""
+        dataset = ImagesOnly(self._dataset(cases), masked=any(self.configuration_manager.use_mask_for_norm))
+        return self._patches(dataset, batch_size, augmentation.initial_patch_size, augmentation.unlabelled, following)
+
+    def training_batches(self, cases: Cases, augmentation: Augmentation) -> Callable[[], Batch]:
+        """What makes a training batch. Here: patches of the labelled cases; unlabelled ones are left out."""
+        return self.labelled_patches(cases.labelled, self.batch_size, augmentation)
+
+    def get_dataloaders(self) -> tuple[SeededBatches, SeededBatches]:
+        """Training and validation batches, beginning where the current epoch does."""
+        with exit_on_input_error(type(self).__name__):
+            cases, augmentation = self.cases(), self.augmentation()
+            self.print_to_log_file(cases.note)
+            self._noted = cases.note
+            patch_size = self.configuration_manager.patch_size
+            training = self.training_batches(cases, augmentation)
+            validation = self._patches(
+                self._dataset(cases.validation), self.batch_size, patch_size, augmentation.validation, None
+            )
+        bytes_per_voxel = 4 * (self.num_input_channels + 1)
+        workers = worker_count(self.device, 2 * bytes_per_voxel * self.batch_size * int(np.prod(patch_size)))
+        self.print_to_log_file(f"Worker processes for training batches: {workers}")
+
+        def batches(make: Callable[[], Batch], stream: str, per_epoch: int, workers: int) -> SeededBatches:
+            return SeededBatches(
+                make,
+                seed=self.schedule.seed,
+                stream=f"{stream} {self.local_rank}",
+                start=self.current_epoch * per_epoch,
+                workers=workers,
+                pin_memory=self.device.type == "cuda",
+            )
+
+        return (
+            batches(training, "training", self.num_iterations_per_epoch, workers),
+            batches(validation, "validation", self.num_val_iterations_per_epoch, (workers + 1) // 2),
+        )
+
+    def _dataset(self, cases: Sequence[str]) -> Any:
+        return self.dataset_class(
+            self.preprocessed_dataset_folder,
+            list(cases),
+            folder_with_segs_from_previous_stage=self.folder_with_segs_from_previous_stage,
+        )
+
+    def _patches(
+        self,
+        dataset: Any,
+        batch_size: int,
+        initial_patch_size: Sequence[int],
+        transforms: BasicTransform,
+        following: Following | None,
+    ) -> Patches:
+        return Patches(
+            dataset,
+            batch_size,
+            initial_patch_size,
+            self.configuration_manager.patch_size,
+            self.label_manager,
+            transforms,
+            oversample_foreground=self.oversample_foreground_percent,
+            probabilistic_oversampling=self.probabilistic_oversampling,
+            complete=bool(self.unlabelled),
+            following=following,
+        )
+
+    # Training.
+
+    def on_train_start(self) -> None:
+        """Build the batches, then set the random state: the checkpoint's, or the seed's for a fresh start."""
+        if self.local_rank == 0:
+            # What a run that was killed while it wrote a checkpoint left behind.
+            for partial in Path(self.output_folder).glob(".partial-*"):
+                partial.unlink(missing_ok=True)
+        super().on_train_start()
+        if self._random_state is None:
+            seed_everything(self.schedule.seed + self.local_rank)
+        else:
+            restore_random_state(self._random_state)
+
+    def train_step(self, batch: Batch) -> dict[str, Any]:
+        """nnU-Net's step on the labelled part, with its loss among the logged terms."""
+        output = super().train_step(batch)
+        self.log_terms(loss=float(output["loss"]))
+        self.step_done()
+        return output
+
+    def log_terms(self, **terms: float | torch.Tensor) -> None:
+        """Report one step's terms; their means per epoch go to `terms.csv` and `terms.png` in the fold's folder."""
+        self.terms.add(**terms)
+
+    def step_done(self) -> None:
+        """Count one update."""
+        self.iteration += 1
+
+    def validation_step(self, batch: Batch) -> dict[str, Any]:
+        with self._predicting():
+            return super().validation_step(batch)
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.inference_module().eval()
+
+    def on_epoch_end(self) -> None:
+        """Log, keep the best and the latest checkpoint, and say how long the rest will take."""
+        own = self.terms.means()
+        everyone = self._from_all_ranks(own)
+        means = {name: float(np.mean([m[name] for m in everyone])) for name in own}
+        learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        dice = float(self.logger.get_value("mean_fg_dice", step=-1))
+        self.terms.close_epoch(self.current_epoch, {"lr": learning_rate, **means, "validation_dice": dice})
+        # nnU-Net writes the latest checkpoint before it looks whether this epoch is the best, so the latest one would
+        # not know of it.
+        ema = self.logger.get_value("ema_fg_dice", step=-1)
+        if self._best_ema is None or ema > self._best_ema:
+            self._best_ema = ema
+            self.print_to_log_file(f"New best EMA pseudo Dice: {ema:.4f}")
+            self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_best.pth"))
+        super().on_epoch_end()
+        begins, ends = (self.logger.get_value(f"epoch_{edge}_timestamps", step=None) for edge in ("start", "end"))
+        seconds = float(np.mean([end - begin for begin, end in zip(begins[-5:], ends[-5:], strict=True)]))
+        if left := self.num_epochs - self.current_epoch:
+            self.print_to_log_file(f"About {duration(seconds * left)} left")
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        for loader in (self.dataloader_train, self.dataloader_val):
+            loader.close()
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Switch the network's outputs at lower resolutions on or off.
+
+        They stay off where training does without: nnU-Net ends its validation by switching them on.
+        """
+        network: Any = checkpoint.unwrap(self.network)
+        network.decoder.deep_supervision = enabled and self.enable_deep_supervision
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's sliding-window validation of the labelled validation cases, by the network that predicts."""
+        with self._predicting():
+            super().perform_actual_validation(save_probabilities)
+
+    @contextmanager
+    def _predicting(self) -> Iterator[None]:
+        """Let `self.network` be the network that predicts."""
+        whole, predicting = self.network, self.inference_module()
+        if predicting is not checkpoint.unwrap(whole):
+            self.network = predicting
+        try:
+            yield
+        finally:
+            self.network = whole
+
+    def _from_all_ranks(self, value: Any) -> list[Any]:
+        if not self.is_ddp:
+            return [value]
+        values: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(values, value)
+        return values

@@ -1,0 +1,43 @@
+"""What the long tables share: finished rows kept as small JSON files, so that a run may be interrupted."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext.files import read_json, write_json
+from nnunet_ext.progress import duration
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+def fill_table(folder: Path, rows: Iterable[tuple[str, Callable[[], dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Run the rows that are not there yet and return all of them in order.
+
+    Args:
+        folder: where each finished row lies as `<name>.json`.
+        rows: name and function; the function returns what is kept.
+    """
+    table = []
+    for name, measure in rows:
+        file = folder / f"{name}.json"
+        if not file.exists():
+            print(f"== {name}", flush=True)
+            start = time.monotonic()
+            row = {"name": name, **measure(), "machine": machine()}
+            write_json(file, row)
+            print(f"== {name}: {duration(time.monotonic() - start)}", flush=True)
+        table.append(read_json(file))
+    return table
+
+
+def machine() -> str:
+    """Processor count and versions that a timing depends on."""
+    import torch
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    return f"{device}, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
