@@ -42,8 +42,10 @@ def run(root: Path) -> Path:
         ("test_cine", TEST_HEARTS, "cine", 2),
         ("test_lge", TEST_HEARTS, "lge", 2),
     ):
-        write_hearts(space.root / "scans" / name, n, modality, seed)  # type: ignore[arg-type]
-        print(f"{n} {modality} hearts in {space.root / 'scans' / name}")
+        folder = space.root / "scans" / name
+        if not (folder / "labels" / f"{modality}_{n - 1:03d}.nii.gz").exists():  # the last file written
+            write_hearts(folder, n, modality, seed)  # type: ignore[arg-type]
+        print(f"{n} {modality} hearts in {folder}")
 
     _title("2. A raw nnU-Net dataset, planned and preprocessed by nnU-Net")
     labels = [word for name, value in LABELS.items() for word in ("--label", f"{name}={value}")]

@@ -22,6 +22,7 @@ Batch = dict[str, Any]
 SHARED_MEMORY = Path("/dev/shm")
 STALL_SECONDS = 600.0
 PREFETCH = 2  # batches that a worker keeps ready
+CORES_PER_CPU_WORKER = 8
 
 
 class LoaderError(RuntimeError):
@@ -99,9 +100,9 @@ class SeededBatches(Iterator[Batch]):
 def worker_count(device: torch.device, batch_bytes: int) -> int:
     """How many processes should prepare batches for one training process.
 
-    `nnUNet_n_proc_DA` decides where it is set. Otherwise nnU-Net's number, but no more than there are cores this
-    process may use, one where the network itself computes on them, and none where shared memory is too small
-    to hand batches over.
+    `nnUNet_n_proc_DA` decides where it is set. Otherwise nnU-Net's number, but no more than there are cores that this
+    process may use, one in eight of them where the network itself computes there, and none where shared memory is
+    too small to hand batches over.
 
     Args:
         device: where the network computes.
@@ -111,7 +112,8 @@ def worker_count(device: torch.device, batch_bytes: int) -> int:
     if "nnUNet_n_proc_DA" in os.environ:
         return allowed
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(allowed, cores if device.type != "cpu" else 1 + cores // 8)
+    # On a CPU a batch takes a twentieth of the update's time: a process of its own would only compete with it.
+    workers = min(allowed, cores if device.type != "cpu" else cores // CORES_PER_CPU_WORKER)
     if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free < 2 * workers * (PREFETCH + 1) * batch_bytes:
         return 0
     return workers
@@ -148,7 +150,7 @@ def _cpu_randomness(key: tuple[int, ...]) -> Iterator[None]:
         torch.default_generator.set_state(before[2])
 
 
-def _unchanged(batch: Batch) -> Batch:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 

@@ -14,6 +14,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "schedule": {"epochs": 20, "iterations_per_epoch": 100, "val_iterations_per_epoch": 10, "save_every": 1},
     "CSUNet": {"embed_dim": 48},
     "SwinUNet": {"embed_dim": 48},
+    "MCSC": {"groups": 2},
+    "MCSCv2": {"pool": 2048},
+    "CCTR": {"pool": 2048},
+    "CBAL": {"discriminator_width": 16},
+    "AccSeg": {"width": 16, "blocks": 4, "discriminator_width": 16, "patches": 128, "projector_width": 64},
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
 from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
 from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
@@ -59,9 +59,10 @@ class ImagesOnly(nnUNetBaseDataset):
 
     def __init__(self, dataset: nnUNetBaseDataset, masked: bool = False) -> None:
         super().__init__(dataset.source_folder, list(dataset.identifiers))
-        self._blosc2 = isinstance(dataset, nnUNetDatasetBlosc2)
-        if not self._blosc2 and not isinstance(dataset, nnUNetDatasetNumpy):
+        if not isinstance(dataset, nnUNetDatasetBlosc2 | nnUNetDatasetNumpy):
             raise TypeError(f"{type(dataset).__name__}: not a format of nnU-Net 2.8 that this class knows")
+        self._blosc2 = isinstance(dataset, nnUNetDatasetBlosc2)
+        self._mapping = getattr(dataset, "mmap_kwargs", {})
         self._masked = masked
 
     def load_case(self, identifier: str) -> tuple[Any, np.ndarray, None, dict[str, Any]]:
@@ -77,7 +78,7 @@ class ImagesOnly(nnUNetBaseDataset):
         if self._blosc2:
             import blosc2
 
-            return blosc2.open(urlpath=f"{stem}.b2nd", mode="r", mmap_mode="r", dparams={"nthreads": 1})
+            return blosc2.open(urlpath=f"{stem}.b2nd", mode="r", dparams={"nthreads": 1}, **self._mapping)
         unpacked = Path(f"{stem}.npy")
         return np.load(unpacked, mmap_mode="r") if unpacked.is_file() else np.load(f"{stem}.npz")["data"]
 
@@ -132,7 +133,7 @@ class Patches(nnUNetDataLoader):
             probabilistic_oversampling=probabilistic_oversampling and not unlabelled,
             transforms=transforms,
         )
-        self.has_ignore = self.has_ignore and not (complete or unlabelled)
+        self.has_ignore: bool = label_manager.has_ignore_label and not (complete or unlabelled)
         self.following = following
 
     def __call__(self) -> Batch:
@@ -279,6 +280,19 @@ def without_benchmarks(transform: Any) -> Any:
     if isinstance(transform, GaussianBlurTransform):
         transform.benchmark = False
     return transform
+
+
+def geometric_only(transform: Any) -> Any:
+    """A copy of nnU-Net's augmentation without what changes intensities at random."""
+    if not isinstance(transform, ComposeTransforms):
+        return transform
+    return ComposeTransforms(
+        [
+            geometric_only(inner)
+            for inner in transform.transforms
+            if not (isinstance(inner, RandomTransform) and isinstance(inner.transform, ImageOnlyTransform))
+        ]
+    )
 
 
 def _stack(values: list[Any]) -> Any:

@@ -89,7 +89,11 @@ class ExtTrainer(nnUNetTrainer):
     # What a checkpoint holds.
 
     def inference_module(self) -> nn.Module:
-        """The network that predicts, unwrapped; its state becomes the checkpoint's `network_weights`."""
+        """The network that predicts, unwrapped; its state becomes the checkpoint's `network_weights`.
+
+        While it validates, `self.network` is this network: what nnU-Net calls then (`set_deep_supervision_enabled`)
+        must not expect the whole.
+        """
         return checkpoint.unwrap(self.network)
 
     def training_state(self) -> dict[str, Any]:
