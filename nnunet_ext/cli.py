@@ -6,13 +6,14 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import UseAppendAction, arg
 
 from nnunet_ext.data import commands as dataset_commands
 from nnunet_ext.errors import InputError
+from nnunet_ext.koos import commands as koos_commands
 
 
 def env(root: Path | None = None) -> None:
@@ -209,6 +210,8 @@ def predict(
     pattern: str | None = None,
     output: str | None = None,
     again: bool = False,
+    backend: Literal["loky", "dask", "ray"] = "loky",
+    jobs: int = 1,
 ) -> None:
     """Predict every scan of a folder with one resident model; a bad scan costs only itself.
 
@@ -223,10 +226,14 @@ def predict(
         pattern: file names to take, such as {case}_hrT2.nii.gz.
         output: names of the masks, such as {case}_Label.nii.gz.
         again: predict cases whose mask is there, too.
+        backend: processes here, a Dask cluster or a Ray cluster.
+        jobs: processes, each with a resident model; -1 for every core.
     """
+    from nnunet_ext.inference.command import Request
     from nnunet_ext.inference.command import predict as run
 
-    print(run(scans, target, model, folds, checkpoint, device, fast, pattern, output, again))
+    request = Request(model, folds, checkpoint, device, fast)
+    print(run(request, scans, target, pattern, output, again, backend, jobs))
 
 
 def package(
@@ -297,6 +304,36 @@ def selftrain(
     print(run(dataset, target, into, rounds=rounds, training=training, filters=filters, validation=validation))
 
 
+def register(
+    dataset: Annotated[str, arg(aliases=["-d"])],
+    fold: Annotated[str, arg(aliases=["-f"])] = "all",
+    transform: Literal["affine", "deformable"] = "deformable",
+    scheme: Literal["pairs", "template"] = "pairs",
+    backend: Literal["loky", "dask", "ray"] = "loky",
+    jobs: Annotated[int, arg(aliases=["-j"])] = 1,
+    assignments: Annotated[UseAppendAction[tuple[list[str], ...]], arg(name="set", metavar="KEY=VALUE ...")] = (),
+    report: Path | None = None,
+) -> None:
+    """Register every training case to the labelled ones, and keep the transforms that CCT-R needs.
+
+    Can be interrupted and run again, also twice at once: finished pairs are kept. Prints the store's folder.
+
+    Args:
+        dataset: id or name of the dataset.
+        fold: the training fold whose labelled cases propagate their labels; `all` takes every labelled case.
+        transform: deformable adds a displacement field to the affine map.
+        scheme: every case with every labelled one, or all through one labelled template (fewer, less accurate).
+        backend: processes here, a Dask cluster or a Ray cluster.
+        jobs: cases at a time, one core each; -1 for every core.
+        assignments: other settings of nnunet_ext.registration.settings; values are JSON, or else text.
+        report: JSON file for scores, seconds and failures of every pair.
+    """
+    from nnunet_ext.registration import command
+
+    overrides = [a for group in assignments for a in group]
+    command.run(dataset, fold, transform, scheme, backend, jobs, overrides, report)
+
+
 # A verb is a function, or a table of verbs of its own (`nnunet_ext dataset acdc`).
 VERBS: dict[str, Any] = {
     "env": env,
@@ -304,11 +341,13 @@ VERBS: dict[str, Any] = {
     "demo": demo,
     "dataset": dataset_commands.VERBS,
     "configure": configure,
+    "register": register,
     "predict": predict,
     "evaluate": evaluate,
     "package": package,
     "translate": {"fit": translate_fit, "apply": translate_apply},
     "selftrain": selftrain,
+    "koos": koos_commands.VERBS,
 }
 
 

@@ -1,0 +1,72 @@
+"""What a registration run reads: the cases of a raw dataset, and labels of labelled training cases only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from nnunet_ext.data.dataset import unlabelled_cases
+from nnunet_ext.errors import InputError
+from nnunet_ext.files import read_json
+from nnunet_ext.paths import dataset_name, preprocessed_root, raw_root
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The training cases of one fold.
+
+    Attributes:
+        folder: the raw dataset.
+        ending: file ending of images and labels.
+        labelled: cases whose label may be read, sorted.
+        unlabelled: the others, sorted.
+    """
+
+    folder: Path
+    ending: str
+    labelled: tuple[str, ...]
+    unlabelled: tuple[str, ...]
+
+    @classmethod
+    def of(cls, dataset: str | int, fold: int | str = "all") -> Cases:
+        """Cases of a dataset given by id or name.
+
+        `fold` is nnU-Net's: a number takes that fold's training cases from splits_final.json, so that no label of a
+        validation case is used; "all" takes every case.
+
+        Raises:
+            InputError: for an unknown dataset or fold, or without a labelled case.
+        """
+        name = dataset_name(dataset)
+        folder = raw_root() / name
+        content = read_json(folder / "dataset.json")
+        ending = content["file_ending"]
+        names = {p.name[: -len(f"_0000{ending}")] for p in (folder / "imagesTr").glob(f"*_0000{ending}")}
+        if str(fold) != "all":
+            splits = preprocessed_root() / name / "splits_final.json"
+            folds = read_json(splits)
+            if not str(fold).isdigit() or int(fold) >= len(folds):
+                raise InputError(f"-f {fold}: no such fold, all or 0 to {len(folds) - 1} is needed ({splits})")
+            names &= set(folds[int(fold)]["train"])
+        unlabelled = unlabelled_cases(content) & names
+        if not names - unlabelled:
+            raise InputError(f"{folder}: no labelled training case in fold {fold}, at least one is needed")
+        return cls(folder, ending, tuple(sorted(names - unlabelled)), tuple(sorted(unlabelled)))
+
+    def __iter__(self):
+        return iter(sorted((*self.labelled, *self.unlabelled)))
+
+    def image(self, case: str, channel: int = 0) -> sitk.Image:
+        return sitk.ReadImage(str(self.folder / "imagesTr" / f"{case}_{channel:04d}{self.ending}"))
+
+    def labels(self, case: str) -> sitk.Image:
+        """Labels of a labelled case, uint8.
+
+        Raises:
+            ValueError: for an unlabelled case; its label is never read.
+        """
+        if case not in self.labelled:
+            raise ValueError(f"{case} is not a labelled training case, its label must not be read")
+        return sitk.ReadImage(str(self.folder / "labelsTr" / f"{case}{self.ending}"), sitk.sitkUInt8)
