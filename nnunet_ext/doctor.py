@@ -79,7 +79,8 @@ def _trainers() -> Iterator[Finding]:
     yield Finding("nnUNet_extTrainer", os.environ["nnUNet_extTrainer"])
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-    found_names, broken = [], []
+    found_names: list[str] = []
+    broken: list[str] = []
     folder = str(trainer_folder())
     for file in sorted(trainer_folder().glob("nnUNetTrainer*.py")):
         try:

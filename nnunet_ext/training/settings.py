@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnunet_ext.errors import InputError
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 KEY = "nnunet_ext"
 
@@ -49,6 +51,9 @@ SECTIONS: dict[str, str] = {
     "CTS": "nnunet_ext.training.cross_teaching:CrossTeachingSettings",
     "MCSC": "nnunet_ext.training.cross_teaching:MCSCSettings",
     "MCSCv2": "nnunet_ext.training.cross_teaching:MCSCv2Settings",
+    "CCTR": "nnunet_ext.training.cctr:CCTRSettings",
+    "CBAL": "nnunet_ext.training.cbal:CBALSettings",
+    "AccSeg": "nnunet_ext.training.accseg:AccSegSettings",
 }
 
 S = TypeVar("S", bound=Section)
@@ -72,6 +77,8 @@ def plans_settings(plans: Mapping[str, Any], configuration: str, name: str, cls:
     Raises:
         InputError: for a section, key or value that is not valid.
     """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
     manager = PlansManager(dict(plans))
     return configuration_settings(manager, manager.get_configuration(configuration), name, cls)
 

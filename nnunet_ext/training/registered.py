@@ -1,0 +1,176 @@
+"""Registered labels and places, brought onto the grid that nnU-Net trains on and kept beside its preprocessed data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from zlib import crc32
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch.nn import functional as F
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.files import atomic_folder, read_json, write_json
+from nnunet_ext.progress import progress
+from nnunet_ext.registration.fusion import propagate
+from nnunet_ext.registration.store import RegistrationStore
+
+Choice = Literal["best", "random", "fused"]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What registration says of one volume, on the grid of its image file.
+
+    Attributes:
+        frame: name of the space that the volume was registered to: a labelled volume's, or the template's. Places of
+            two volumes can be compared where their frames are the same.
+        position: (3, z, y, x) where each voxel lies in that space, mm, in any fixed order of axes.
+        label: (z, y, x) the label map carried over from labelled volumes; None for a volume that has its own.
+    """
+
+    frame: str
+    position: np.ndarray
+    label: np.ndarray | None
+
+
+def from_store(
+    store: RegistrationStore, choice: Choice, seed: int, fold: int | str = "all"
+) -> Callable[[str], Registered | None]:
+    """What a store says of a case.
+
+    In the scheme of pairs an unlabelled case's frame is the labelled volume that suits it best and a labelled case's is
+    its own; in the scheme of a template all are in the template's.
+
+    Args:
+        store: of this dataset and fold.
+        choice: whose labels an unlabelled case gets: those of the best labelled volume (best registration selection,
+            section 6.3.3), of one drawn at random among those that could be registered, or fused from all.
+        seed: of the draw.
+        fold: of the training, for the message.
+
+    Raises:
+        InputError: when cases have not been registered yet.
+    """
+    if missing := store.missing():
+        raise InputError(
+            f"{store.root}: {missing[0]} and {len(missing) - 1} other cases are not registered, run nnunet_ext register"
+            f" -d {store.cases.folder.name} -f {fold} --transform {store.settings.transform}"
+            f" --scheme {store.settings.scheme} first"
+        )
+    common = store.template() if store.settings.scheme == "template" else None
+
+    def load(case: str) -> Registered | None:
+        labelled = case in store.cases.labelled
+        frame = common or (case if labelled else store.best(case))
+        position = None if frame is None else store.coordinates(case, frame)
+        if frame is None or position is None:
+            return None
+        return Registered(frame, position, None if labelled else label(case))
+
+    def label(case: str) -> np.ndarray | None:
+        if choice != "random":
+            carried = store.propagated_label(case, fusion="best" if choice == "best" else None)
+        else:
+            transforms = {q: t for q in store.cases.labelled if (t := store.transform(q, case)) is not None}
+            drawn = sorted(transforms)[np.random.default_rng((seed, crc32(case.encode()))).integers(len(transforms))]
+            carried = propagate(store.cases.labels(drawn), store.cases.image(case), transforms[drawn])
+        return None if carried is None else sitk.GetArrayFromImage(carried)
+
+    return load
+
+
+def to_preprocessed(
+    volume: np.ndarray, properties: Mapping[str, Any], shape: Sequence[int], transpose: Sequence[int], linear: bool
+) -> np.ndarray:
+    """Bring channels from an image file's grid onto that of the preprocessed image, as nnU-Net did with the image.
+
+    Args:
+        volume: (C, z, y, x) as read from the file.
+        properties: nnU-Net's, of the preprocessed case.
+        shape: of the preprocessed image, without channels.
+        transpose: `transpose_forward` of the plans.
+        linear: interpolate linearly; nearest neighbour otherwise.
+
+    Returns:
+        (C, *shape) of the volume's type.
+    """
+    turned = volume.transpose(0, *(1 + axis for axis in transpose))
+    box = tuple(slice(low, high) for low, high in properties["bbox_used_for_cropping"])
+    cropped = np.ascontiguousarray(turned[(slice(None), *box)])
+    if cropped.shape[1:] == tuple(shape):
+        return cropped
+    values = torch.from_numpy(cropped).float()[None]
+    mode = "trilinear" if linear else "nearest-exact"
+    resized = F.interpolate(values, size=tuple(shape), mode=mode, align_corners=False if linear else None)
+    return resized[0].numpy().astype(volume.dtype)
+
+
+class RegisteredCases:
+    """Registered labels and places of preprocessed cases, written once and then read patch by patch.
+
+    Args:
+        folder: where they are kept; whole or not there. Another one is needed for other registrations.
+        cases: the cases to keep.
+        load: gives what registration says of a case; None where it has nothing.
+        preprocessed: (shape, properties) of a case's preprocessed image.
+        transpose: `transpose_forward` of the plans.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cases: Sequence[str],
+        load: Callable[[str], Registered | None],
+        preprocessed: Callable[[str], tuple[tuple[int, ...], Mapping[str, Any]]],
+        transpose: Sequence[int],
+    ) -> None:
+        self.folder = folder
+        index = folder / "frames.json"
+        stored = read_json(index) if index.is_file() else {}
+        if sorted(stored) != sorted(cases):
+            stored = self._write(cases, load, preprocessed, transpose)
+        names = sorted({frame for frame in stored.values() if frame is not None})
+        self.frames = {case: -1 if frame is None else names.index(frame) for case, frame in stored.items()}
+        self.numbers = {case: number for number, case in enumerate(sorted(cases))}
+
+    def _write(
+        self,
+        cases: Sequence[str],
+        load: Callable[[str], Registered | None],
+        preprocessed: Callable[[str], tuple[tuple[int, ...], Mapping[str, Any]]],
+        transpose: Sequence[int],
+    ) -> dict[str, str | None]:
+        frames: dict[str, str | None] = {}
+        with atomic_folder(self.folder) as partial:
+            for case in progress(cases, "registered labels onto the training grid"):
+                shape, properties = preprocessed(case)
+                registered = load(case)
+                frames[case] = None if registered is None else registered.frame
+                # Signed: cropping marks what lies outside a volume with -1.
+                position, label = np.zeros((3, *shape), np.float32), np.zeros(shape, np.int16)
+                if registered is not None:
+                    place = registered.position.astype(np.float32)
+                    position = to_preprocessed(place, properties, shape, transpose, linear=True)
+                    if registered.label is not None:
+                        carried = registered.label.astype(np.int16)[None]
+                        label = to_preprocessed(carried, properties, shape, transpose, linear=False)[0]
+                np.save(partial / f"{case}_position.npy", position)
+                np.save(partial / f"{case}_label.npy", label)
+            write_json(partial / "frames.json", frames)
+        return frames
+
+    def __call__(self, case: str, shape: tuple[int, ...]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """What follows a case's image through augmentation.
+
+        Returns:
+            Position in three channels and a mask of ones, and the registered label; a pixel whose mask is below 1
+            after augmentation lies outside the volume and has no place.
+        """
+        position = np.load(self.folder / f"{case}_position.npy", mmap_mode="r")
+        label = np.load(self.folder / f"{case}_label.npy", mmap_mode="r")
+        return [*position, np.broadcast_to(np.float32(1), shape)], [label]

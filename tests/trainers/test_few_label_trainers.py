@@ -1,0 +1,308 @@
+"""Mean Teacher to CCT-R on the tiny dataset: they train, go on exactly, read no hidden label, and predict alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from nnunet_ext.registration.fusion import propagate
+from nnunet_ext.registration.pairwise import Registration
+from nnunet_ext.registration.store import RegistrationStore
+from nnunet_ext.training.cctr import CCTRSettings
+from nnunet_ext.training.split import split_cases
+from nnunet_ext.training.students import LogitMean
+
+LABELLED, UNLABELLED = [f"case{i}" for i in range(6)], ["scan0", "scan1"]
+METHODS = ("MeanTeacher", "UAMT", "CPS", "CTS", "MCSC", "MCSCv2", "CCTR")
+PAIRS = METHODS[2:]
+TRANSFORMER = {"embed_dim": 8, "depths": [1, 1, 1], "decoder_depths": [1, 1], "num_heads": [1, 2, 2], "window_size": 4}
+CONTRAST = {"width": 16, "dim": 8}
+SMALL = {
+    "MCSC": {**CONTRAST, "patches": (8, 4), "groups": 2, "pixels": 64, "scales": (1, 4)},
+    "MCSCv2": {
+        **CONTRAST,
+        "pool": 128,
+        "anchors": 16,
+        "negatives": 16,
+        "bank": 500,
+        "scales": (1, 4),
+        "threshold": 0.34,
+    },
+    "CCTR": {
+        **CONTRAST,
+        "pool": 128,
+        "anchors": 16,
+        "negatives": 16,
+        "bank": 500,
+        "scales": (1, 4),
+        "threshold": 0.0,
+        "cell": 60.0,
+    },
+    "UAMT": {"passes": 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def _small(change_settings: Callable[..., None]) -> None:
+    for configuration in ("2d", "3d_fullres"):
+        change_settings(configuration, SwinUNet=TRANSFORMER, **SMALL)
+
+
+@pytest.fixture
+def registered(tiny: Path) -> RegistrationStore:
+    """A registration store of fold 0 in which every volume has been moved a little."""
+    splits = tiny / "preprocessed" / "Dataset901_Tiny" / "splits_final.json"
+    split_cases(LABELLED + UNLABELLED, UNLABELLED, 0, splits)
+    store = RegistrationStore.open("901", CCTRSettings().registration, fold=0)
+    store.write_header()
+    for number, case in enumerate(store.cases):
+        for place, labelled in enumerate(store.partners(case)):
+            shift = sitk.AffineTransform(3)
+            shift.SetTranslation((1.5 * (number % 3), 1.5, 0.0))
+            good = 0.5 + 0.1 * (place % 3) + 0.01 * place
+            scores = {"agreement": good, "similarity": good, "cycle": -good}
+            store.write_pair(case, labelled, Registration(shift, shift.GetInverse(), scores))
+    return store
+
+
+def final(trainer) -> dict:
+    return torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=True)
+
+
+def same(a, b) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+class Killed(BaseException):
+    """Stands for a signal."""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_killed_and_continued_equals_uninterrupted(train, monkeypatch, registered, name):
+    """Also: it trains at all, and two runs of one seed are one."""
+    whole = train(f"nnUNetTrainer{name}")
+    assert whole.current_epoch == 2
+    expected, terms = final(whole), Path(whole.output_folder, "terms.csv").read_text()
+    step, calls = type(whole).train_step, []
+
+    def dying(self, batch):
+        calls.append(0)
+        if len(calls) == 4:
+            raise Killed
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        for cls in type(whole).__mro__:
+            if "train_step" in vars(cls):
+                patch.setattr(cls, "train_step", dying)
+                break
+        # The class is imported anew for each run, its base is not.
+        with pytest.raises(Killed):
+            train(f"nnUNetTrainer{name}")
+    Path(whole.output_folder, "checkpoint_final.pth").unlink()
+    continued = final(train(f"nnUNetTrainer{name}", resume=True))
+    for part in ("network_weights", "optimizer_state", "nnunet_ext"):
+        assert same(continued[part], expected[part]), part
+    assert Path(whole.output_folder, "terms.csv").read_text() == terms
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_trains_in_3d_and_predicts_alone(train, tiny, registered, threads_for_processes, name):
+    trainer = train(f"nnUNetTrainer{name}", "3d_fullres")
+    trainer.perform_actual_validation()
+    case = trainer.do_split()[1][0]
+    validated = sitk.GetArrayFromImage(sitk.ReadImage(f"{trainer.output_folder}/validation/{case}.nii.gz"))
+
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), "checkpoint_final.pth")
+    image = tiny / "raw" / "Dataset901_Tiny" / "imagesTr" / f"{case}_0000.nii.gz"
+    array, properties = SimpleITKIO().read_images([str(image)])
+    assert (predictor.predict_single_npy_array(array, properties) == validated).mean() > 0.999
+    if name in PAIRS:
+        assert isinstance(predictor.network, LogitMean) == (name == "CCTR")
+
+
+@pytest.mark.parametrize(("inference", "students"), [("first", 1), ("second", 1), ("mean", 2)])
+def test_only_what_predicts_is_in_network_weights(train, change_settings, inference, students):
+    change_settings(CTS={"inference": inference}, schedule={"epochs": 1, "iterations_per_epoch": 1})
+    trainer = train("nnUNetTrainerCTS")
+    pair = trainer.pair.state_dict()
+    prefix = {"first": "first.", "second": "second.", "mean": ""}[inference]
+    expected = {k.removeprefix(prefix): v for k, v in pair.items() if k.startswith(prefix)}
+    assert same(dict(final(trainer)["network_weights"]), expected)
+    assert len({k.split(".")[0] for k in pair if k.startswith(prefix)}) == students
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_labels_of_unlabelled_cases_are_never_read(train, tiny, registered, name):
+    folder = tiny / "preprocessed" / "Dataset901_Tiny"
+    hidden = [*folder.glob("nnUNetPlans_2d/scan*_seg.b2nd"), *folder.glob("gt_segmentations/scan*")]
+    hidden += (tiny / "raw" / "Dataset901_Tiny" / "labelsTr").glob("scan*")
+    assert len(hidden) == 6
+    for file in hidden:
+        file.unlink()
+    assert train(f"nnUNetTrainer{name}").current_epoch == 2
+
+
+def terms_after(train, change_settings, name: str, steps: int = 2, **settings) -> dict[str, float]:
+    change_settings(**{name: settings}, schedule={"epochs": 1, "iterations_per_epoch": steps})
+    return train(f"nnUNetTrainer{name}").terms.rows[0]
+
+
+def test_terms_switched_off_leave_the_method_below(train, change_settings, registered):
+    """MCSC, MCSCv2 and CCT-R without their terms are CTS, which is two supervised networks without its own."""
+    cts = terms_after(train, change_settings, "CTS")
+    for name in ("MCSC", "MCSCv2"):
+        bare = terms_after(train, change_settings, name, contrast_weight=0)
+        assert bare == cts
+        much = terms_after(train, change_settings, name, contrast_weight=10)
+        assert much["supervised_first"] != cts["supervised_first"]
+    bare = terms_after(train, change_settings, "CCTR", contrast_weight=0, rsl_weight=0, inference="first")
+    assert bare == cts
+    alone = terms_after(train, change_settings, "CTS", pseudo_weight=0)
+    assert "pseudo_first" not in alone
+    assert alone["loss"] == pytest.approx(alone["supervised_first"] + alone["supervised_second"], rel=1e-5)
+    # AdamW's first step hardly sees a small weight.
+    much = terms_after(train, change_settings, "CTS", pseudo_weight=1e3)
+    assert much["supervised_first"] != alone["supervised_first"]
+
+
+def test_every_term_of_the_thesis_ablation_can_be_switched_off(train, change_settings, registered):
+    """Table 6.4: RSL, BRS, SCL and REPS one by one."""
+    full = {"rsl_weight": 1.0, "choice": "best", "contrast_weight": 1.0, "reps": True}
+    rows = {"full": terms_after(train, change_settings, "CCTR", 4, **full)}
+    for off in ({"rsl_weight": 0.0}, {"choice": "random"}, {"contrast_weight": 0.0}, {"reps": False}):
+        rows[next(iter(off))] = terms_after(train, change_settings, "CCTR", 4, **{**full, **off})
+    assert "registered_first" not in rows["rsl_weight"]
+    assert "contrast" not in rows["contrast_weight"]
+    assert "with_partner" not in rows["reps"]
+    assert 0 < rows["full"]["with_partner"] <= 1
+    assert 0 < rows["full"]["bank_fill"] <= 1
+    assert all(row["loss"] != rows["full"]["loss"] for name, row in rows.items() if name != "full")
+
+
+def test_what_is_logged(train, change_settings):
+    row = terms_after(train, change_settings, "MCSCv2")
+    named = {"supervised_first", "supervised_second", "pseudo_first", "pseudo_second", "contrast"}
+    assert named | {"certain", "bank_fill", "pseudo_label_dice_first", "pseudo_label_dice_second"} <= row.keys()
+    # beta falls linearly from 20 %: 80 and 90 % of the pixels are certain in two updates.
+    assert row["certain"] == pytest.approx(0.85, abs=0.01)
+    assert row["pseudo_weight"] == pytest.approx(0.1 * (np.exp(-5) + np.exp(-1.25)) / 2)
+    total = row["supervised_first"] + row["supervised_second"] + 1e-3 * row["contrast"]
+    assert row["loss"] > total
+    assert 0 <= row["pseudo_label_dice_first"] <= 1
+
+
+def test_pseudo_label_dice_of_the_student_that_predicts_is_nnunets_own(train, change_settings):
+    row = terms_after(train, change_settings, "CTS", inference="second")
+    assert row["pseudo_label_dice_second"] == pytest.approx(row["validation_dice"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("first", "student"), [("plans", "plans"), ("SwinUNet", "SwinUNet"), ("plans", "CSUNet"), ("SwinUNet", "plans")]
+)
+def test_any_two_students(train, change_settings, first, student):
+    """Table 5.6."""
+    change_settings(CSUNet=TRANSFORMER)
+    row = terms_after(train, change_settings, "MCSC", first=first, student=student)
+    assert row["supervised_first"] != row["supervised_second"]
+
+
+def test_learning_rates_follow_the_kind_of_student(train, change_settings):
+    change_settings(CTS={"first": "SwinUNet", "student": "plans", "lr_plans": 0.5, "lr_transformer": 0.25})
+    trainer = train("nnUNetTrainerCTS", stop=True)
+    trainer.initialize()
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == [0.25, 0.5]
+    assert sum(len(g["params"]) for g in trainer.optimizer.param_groups) == len(list(trainer.network.parameters()))
+
+
+def test_a_dataset_without_unlabelled_cases_is_refused(train, tiny, capsys):
+    import json
+
+    file = tiny / "preprocessed" / "Dataset901_Tiny" / "dataset.json"
+    content = json.loads(file.read_text())
+    content["nnunet_ext"]["unlabelled"] = []
+    file.write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as error:
+        train("nnUNetTrainerMCSC")
+    assert error.value.code == 2
+    assert "no case of this fold is unlabelled" in capsys.readouterr().err
+
+
+def test_an_unregistered_dataset_is_refused(train, tiny, capsys):
+    with pytest.raises(SystemExit) as error:
+        train("nnUNetTrainerCCTR")
+    assert error.value.code == 2
+    assert "nnunet_ext register -d Dataset901_Tiny -f 0 --transform deformable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_registered_labels_and_places_follow_the_image(train, registered, configuration):
+    """After cropping, rotation, scaling and mirroring every pixel still knows its place in its frame."""
+    trainer = train("nnUNetTrainerCCTR", configuration, stop=True)
+    trainer.initialize()
+    training, _ = trainer.get_dataloaders()
+    labels = {q: registered.cases.labels(q) for q in registered.cases.labelled}
+    frames = sorted(labels)
+
+    def label_at(frame: str, position: np.ndarray) -> np.ndarray:
+        image = labels[frame]
+        to_index = np.linalg.inv(np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing())
+        index = np.rint((position.T - image.GetOrigin()) @ to_index.T).astype(int)
+        inside = ((index >= 0) & (index < image.GetSize())).all(1)
+        x, y, z = np.where(inside[:, None], index, 0).T
+        return np.where(inside, sitk.GetArrayViewFromImage(image)[z, y, x], 0)
+
+    agree: list[np.ndarray] = []
+    for _ in range(4):
+        batch = next(training)
+        for side, truth in (("", batch["target"][0]), ("unlabelled_", batch["unlabelled_following_labels"])):
+            for key, place, expected in zip(
+                batch[f"{side}keys"], batch[f"{side}regression_target"], truth, strict=True
+            ):
+                frame = frames[trainer.registered.frames[key]]
+                assert frame == (key if side == "" else registered.best(key))
+                placed = place[3] > 0.999
+                got = label_at(frame, place[:3, placed].numpy())
+                agree.append(got == expected[0][placed].numpy())
+    assert np.concatenate(agree).mean() > 0.96  # borders differ by interpolation
+    assert len(np.concatenate(agree)) > 2000
+
+
+def test_choice_of_registered_labels(train, change_settings, registered):
+    from nnunet_ext.training.registered import from_store
+
+    case = "scan0"
+    best = from_store(registered, "best", 0)(case)
+    assert best is not None
+    assert best.frame == registered.best(case)
+    image = registered.cases.image(case)
+    transform = registered.transform(best.frame, case)
+    expected = sitk.GetArrayFromImage(propagate(registered.cases.labels(best.frame), image, transform))
+    assert (best.label == expected).all()
+    drawn = {from_store(registered, "random", seed)(case).label.tobytes() for seed in range(12)}
+    assert len(drawn) > 1
+    fused = from_store(registered, "fused", 0)(case)
+    assert (fused.label == sitk.GetArrayFromImage(registered.propagated_label(case))).all()
+    assert from_store(registered, "best", 0)("case0").label is None
+
+
+def test_a_case_whose_registrations_failed_takes_no_part(train, change_settings, registered):
+    for labelled in registered.partners("scan0"):
+        registered.write_pair("scan0", labelled, Registration(failure="nothing found"))
+    trainer = train("nnUNetTrainerCCTR")
+    assert trainer.registered.frames["scan0"] == -1
+    assert trainer.registered.frames["scan1"] >= 0
+    assert np.isfinite([value for row in trainer.terms.rows for value in row.values()]).all()
