@@ -58,7 +58,8 @@ def run(root: Path) -> Path:
 
     _title(f"3. Training {TRAINER} by nnU-Net (the long step)")
     began = any(model.glob("fold_0/checkpoint_*.pth"))
-    space.once("train", "nnUNetv2_train", 901, "2d", 0, "-tr", TRAINER, "-device", "cpu", *(["--c"] if began else []))
+    train = ("nnUNetv2_train", 901, "2d", 0, "-tr", TRAINER, "-device", "cpu")
+    space.once("train", *train, resume=["--c"] if began else [])
 
     _title("4. Masks for folders of scans it never saw")
     space.once("package", "nnunet_ext", "package", model, "-o", space.root / "model.tar.gz", "--folds", 0)

@@ -6,6 +6,7 @@ import os
 import shlex
 from pathlib import Path
 
+from nnunet_ext.files import make_folder
 from nnunet_ext.paths import VARIABLES, trainer_folder
 
 FOLDERS = dict(zip(VARIABLES[:3], ("raw", "preprocessed", "results"), strict=True))
@@ -17,12 +18,15 @@ def export_lines(root: Path | None) -> str:
     Args:
         root: folder for the three data folders, which are made if missing. Without it the variables that are set
             are kept and the others lie under `./nnunet`.
+
+    Raises:
+        InputError: when a folder cannot be made.
     """
     lines = []
     for variable, folder in FOLDERS.items():
         value = os.environ.get(variable) if root is None else None
         path = Path(value) if value else (root or Path("nnunet")).expanduser().resolve() / folder
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         lines.append(f"export {variable}={shlex.quote(str(path))}")
     # Trainers of the user's own stay in reach: nnU-Net takes a list of folders.
     ours = str(trainer_folder())

@@ -15,6 +15,18 @@ from typing import Any
 from nnunet_ext.errors import InputError
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder that a user named, and those above it.
+
+    Raises:
+        InputError: when something else lies there or the place is not writable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}), a folder of your own is needed") from None
+
+
 @contextmanager
 def atomic_path(target: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it replaces `target`, on an error it is removed.
@@ -22,7 +34,7 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     The temporary name keeps the target's full suffix (`.nii.gz`), because writers choose the format by it.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     suffix = "".join(target.suffixes[-2:]) if target.name.endswith(".gz") else target.suffix
     handle, name = tempfile.mkstemp(prefix=".partial-", suffix=suffix, dir=target.parent)
     os.close(handle)
@@ -43,7 +55,7 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
     An existing `target` is replaced as a whole.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
     try:
         yield partial

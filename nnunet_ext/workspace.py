@@ -10,11 +10,11 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnunet_ext.environment import FOLDERS
-from nnunet_ext.errors import InputError
+from nnunet_ext.files import make_folder
 from nnunet_ext.paths import trainer_folder
 
 
@@ -38,13 +38,8 @@ class Workspace:
         self.variables["nnUNet_extTrainer"] = str(trainer_folder())
         # nnU-Net starts 8 processes for validation by default, each with its own copy of torch.
         self.variables.setdefault("nnUNet_def_n_proc", os.environ.get("nnUNet_def_n_proc", "2"))
-        try:
-            for folder in (*FOLDERS.values(), ".done"):
-                (self.root / folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"--root {root}: cannot be written ({error.strerror}), a folder of your own is needed"
-            ) from None
+        for folder in (*FOLDERS.values(), ".done"):
+            make_folder(self.root / folder)
 
     def run(self, *command: str | Path | int) -> float:
         """Run one command, append its output to the log and return the seconds it took.
@@ -68,11 +63,14 @@ class Workspace:
             )
         return time.monotonic() - start
 
-    def once(self, name: str, *command: str | Path | int) -> None:
-        """Run a command unless the very same one has finished before under this name."""
+    def once(self, name: str, *command: str | Path | int, resume: Sequence[str] = ()) -> None:
+        """Run a command unless the very same one has finished before under this name.
+
+        `resume` are further words that make it go on where it was interrupted; they do not make it another command.
+        """
         mark = self.root / ".done" / name
         line = shlex.join(str(word) for word in command)
         if mark.exists() and mark.read_text(encoding="utf-8") == line:
             return
-        self.run(*command)
+        self.run(*command, *resume)
         mark.write_text(line, encoding="utf-8")

@@ -34,6 +34,18 @@ def test_env_keeps_trainer_folders_of_the_user(
     assert "/my/own/trainers" in capsys.readouterr().out
 
 
+def test_a_root_that_cannot_be_made_exits_2_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        main(["env", "--root", str(tmp_path / "file")])
+    assert stop.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        f"nnunet_ext: {tmp_path}/file/raw: cannot be made (Not a directory), a folder of your own is needed"
+    ]
+
+
 @pytest.mark.parametrize("arguments", [["no-such-verb"], ["env", "--no-such-flag"]])
 def test_a_wrong_command_line_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -56,3 +56,9 @@ def test_json_keeps_order_and_says_what_is_wrong(tmp_path: Path) -> None:
         read_json(tmp_path / "b.json")
     with pytest.raises(InputError, match=r"c\.json: no such file"):
         read_json(tmp_path / "c.json")
+
+
+def test_a_target_below_a_file_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/below: cannot be made \(Not a directory\)"):
+        write_json(tmp_path / "file" / "below" / "a.json", {})

@@ -40,7 +40,16 @@ def test_once_repeats_neither_finished_work_nor_forgets_a_failure(tmp_path: Path
     assert count.read_text() == "xxxx"
 
 
+def test_words_that_resume_do_not_make_another_command(tmp_path: Path) -> None:
+    space = Workspace(tmp_path, say=lambda _: None)
+    count = tmp_path / "count"
+    command = (sys.executable, "-c", f"import sys; open({str(count)!r}, 'a').write(sys.argv[-1])")
+    space.once("step", *command, resume=["--c"])
+    space.once("step", *command)
+    assert count.read_text() == "--c"
+
+
 def test_a_root_that_is_a_file_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--root"):
+    with pytest.raises(InputError, match=r"file/raw: cannot be made \(Not a directory\)"):
         Workspace(tmp_path / "file")

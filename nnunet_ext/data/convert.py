@@ -58,5 +58,7 @@ def convert(
         notes=layout.notes,
         overwrite=overwrite,
     )
+    if fold and (idle := len(layout.cases) - len(fold["train"]) - len(fold["val"])):
+        log.warning("%s: %d cases are in neither train nor val, so fold 0 leaves them out", name, idle)
     log.info("%s: %d cases, %d labelled", name, len(layout.cases), len(layout.cases) - len(unlabelled))
     return folder

@@ -12,6 +12,8 @@ from typing import Any
 import nibabel
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from nnunet_ext.errors import InputError
 
@@ -69,8 +71,12 @@ def natural(text: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text))
 
 
-def read(path: Path) -> sitk.Image:
+def read(path: Path, first_component: bool = False) -> sitk.Image:
     """Read a scan or label map with one value per voxel and 2 or 3 dimensions.
+
+    Args:
+        path: the file.
+        first_component: take the first of several values per voxel, as a photograph has.
 
     Raises:
         InputError: when the file is missing, unreadable, empty, 4D or has several components.
@@ -84,6 +90,8 @@ def read(path: Path) -> sitk.Image:
         raise InputError(f"{path}: not readable as an image ({reason}), an intact scan is needed") from None
     if path.name.endswith((".nii", ".nii.gz")):
         _require_complete_nifti(path)
+    if first_component and image.GetNumberOfComponentsPerPixel() > 1:
+        image = sitk.VectorIndexSelectionCast(image, 0)
     if image.GetDimension() not in (2, 3) or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
             f"{path}: {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} values per voxel, "
@@ -94,15 +102,15 @@ def read(path: Path) -> sitk.Image:
 
 def _require_complete_nifti(path: Path) -> None:
     """ITK fills what a truncated NIfTI file lacks with zeros and says nothing."""
-    image: Any = nibabel.load(path)
-    values = image.dataobj
-    needed = values.offset + int(np.prod(values.shape)) * values.dtype.itemsize
     found = 0
     try:
+        image: Any = nibabel.load(path)
+        values = image.dataobj
+        needed = values.offset + int(np.prod(values.shape)) * values.dtype.itemsize
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
             while block := stream.read(1 << 22):
                 found += len(block)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, OSError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise InputError(f"{path}: not readable as an image ({error}), an intact scan is needed") from None
     if found < needed:
         raise InputError(

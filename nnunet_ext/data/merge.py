@@ -97,7 +97,8 @@ def merge(
             f"--target {target}: label {strangers[0]}, only those of {a.name} are allowed: {sorted(a.labels)}"
         )
     validation = [n for n in (b.fold or {}).get("val", ()) if n not in b.unlabelled]
-    named = resolve(read_names(target_labelled), b.cases, "--target-labelled") if target_labelled else []
+    flag = "--target-labelled"
+    named = resolve(read_names(target_labelled, flag), b.cases, flag) if target_labelled else []
     if blind := [n for n in named if n in b.unlabelled]:
         raise InputError(
             f"--target-labelled {target_labelled}: {blind[0]} is unlabelled in {b.name}, a label is needed"

@@ -15,18 +15,29 @@ from nnunet_ext.files import read_json
 FOLDS = 5
 
 
-def read_names(spec: str) -> list[str]:
+def read_names(spec: str, flag: str = "--labelled") -> list[str]:
     """Names from a plain text file (one per line, # comments), a JSON list, or `FILE:KEY` with KEY's JSON list.
 
+    Args:
+        spec: what the user wrote.
+        flag: where, for the message.
+
     Raises:
-        InputError: when the file, the key or the list in it is not there.
+        InputError: when the file or the key is not there, or no name in it.
     """
+    names = _read_names(spec, flag)
+    if not names:
+        raise InputError(f"{flag} {spec}: holds no names, at least one is needed")
+    return names
+
+
+def _read_names(spec: str, flag: str) -> list[str]:
     path, key = Path(spec), ""
     if not path.is_file() and ":" in spec:
         text, key = spec.rsplit(":", 1)
         path = Path(text)
     if not path.is_file():
-        raise InputError(f"--labelled {spec}: no such file, FILE or FILE:KEY with a list of names is needed")
+        raise InputError(f"{flag} {spec}: no such file, FILE or FILE:KEY with a list of names is needed")
     if path.suffix != ".json" and not key:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -37,11 +48,11 @@ def read_names(spec: str) -> list[str]:
     if key:
         if not isinstance(content, dict) or key not in content:
             keys = ", ".join(content) if isinstance(content, dict) else "none"
-            raise InputError(f"--labelled {spec}: no key {key} in {path}, one of its keys is needed: {keys}")
+            raise InputError(f"{flag} {spec}: no key {key} in {path}, one of its keys is needed: {keys}")
         content = content[key]
     elif isinstance(content, dict):
-        raise InputError(f"--labelled {spec}: the file holds several lists, FILE:KEY is needed: {', '.join(content)}")
-    return _names(content, f"--labelled {spec}")
+        raise InputError(f"{flag} {spec}: the file holds several lists, FILE:KEY is needed: {', '.join(content)}")
+    return _names(content, f"{flag} {spec}")
 
 
 def read_split(path: Path) -> dict[str, list[str]]:

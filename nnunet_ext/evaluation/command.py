@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from nnunet_ext.evaluation.evaluate import evaluate
 from nnunet_ext.evaluation.export import write_csv, write_summary
 from nnunet_ext.evaluation.metrics import METRICS, TITLES
 from nnunet_ext.evaluation.result import Evaluation
+from nnunet_ext.evaluation.statistics import Summary
 
 
 def run(
@@ -52,10 +54,17 @@ def table(evaluation: Evaluation) -> str:
         for method in evaluation.methods:
             summaries = [evaluation.summary(method, structure, m) for m in METRICS]
             counts = evaluation.outcomes(method, structure)
-            cells = [f"{s.mean:.3f} ± {s.std:.3f}" for s in summaries]
+            cells = [_mean_and_deviation(s) for s in summaries]
             lines.append([structure, method, *cells, *(str(counts[o]) for o in ("missed", "invented", "absent"))])
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _mean_and_deviation(summary: Summary) -> str:
+    """As far as they are defined: a mean needs one case, a standard deviation two."""
+    if math.isnan(summary.mean):
+        return "–"
+    return f"{summary.mean:.3f}" + ("" if math.isnan(summary.std) else f" ± {summary.std:.3f}")
 
 
 def _images_beside(truth: Path) -> Path | None:

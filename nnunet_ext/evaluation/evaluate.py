@@ -13,10 +13,10 @@ from joblib import Parallel, delayed
 
 from nnunet_ext.data.dataset import subjects as known_subjects
 from nnunet_ext.data.dataset import unlabelled_cases
+from nnunet_ext.data.images import require_same_grid
 from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.masks import (
     Labels,
-    check_same_grid,
     labels_from_dataset,
     labels_from_text,
     mask_files,
@@ -59,6 +59,10 @@ def evaluate(
     Raises:
         InputError: folders that do not fit together, geometry that differs, values that are not declared.
     """
+    if jobs == 0:
+        raise InputError("--jobs 0: a positive number is needed, or -1 for every core")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: 0 or a positive number is needed")
     folders = dict(zip(_method_names(predictions, names), predictions, strict=True))
     truth_files = mask_files(truth)
     files = {method: mask_files(folder) for method, folder in folders.items()}
@@ -106,7 +110,7 @@ def _score_case(truth_path: Path, paths: list[Path], labels: Labels) -> list[dic
     results = []
     for path in paths:
         prediction = read_mask(path, labels.declared)
-        check_same_grid(path, prediction, truth_path, truth)
+        require_same_grid(truth, prediction, truth_path, path)
         array = sitk.GetArrayViewFromImage(prediction)
         results.append(case_metrics(array, truth_array, labels.classes, truth.GetSpacing()[::-1], labels.ignore))
     return results

@@ -1,21 +1,19 @@
-"""Which structures are scored, which files belong together, and masks read so that they can be compared."""
+"""Which structures are scored, which files belong together, and masks as integers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ext.data import images
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".tif", ".tiff", ".png", ".bmp")
-TOLERANCE = 0.01  # of the smallest spacing: how far the corners of two equal grids may lie apart
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,8 @@ def labels_from_text(pairs: Sequence[str], known: Labels | None = None) -> Label
             raise InputError(f"--label: {name!r} is given twice, each name is needed once")
         classes[name] = values
     ignore = classes.pop("ignore", (known.ignore,) if known else (None,))
+    if len(ignore) > 1:
+        raise InputError(f"--label: {len(ignore)} values for 'ignore' found, one is needed")
     if not classes:
         raise InputError("--label: only 'ignore' was given, a structure to score is needed")
     return Labels(classes, ignore[0], known.declared if known else None)
@@ -115,7 +115,7 @@ def read_mask(path: Path, declared: Iterable[int] | None = None) -> sitk.Image:
     Raises:
         InputError: not readable, not 2D or 3D with one component, not whole numbers, or a value that is not declared.
     """
-    mask = read_image(path)
+    mask = images.read(path)
     values = np.unique(sitk.GetArrayViewFromImage(mask))
     if not np.array_equal(values, np.round(values)):
         raise InputError(f"{path}: the value {next(v for v in values if v != np.round(v))} found, integers are needed")
@@ -123,51 +123,3 @@ def read_mask(path: Path, declared: Iterable[int] | None = None) -> sitk.Image:
         known = ", ".join(str(v) for v in sorted(declared))
         raise InputError(f"{path}: label value {unknown[0]} found, one of the declared values {known} is needed")
     return mask if np.issubdtype(values.dtype, np.integer) else sitk.Cast(mask, sitk.sitkInt32)
-
-
-def read_image(path: Path, first_component: bool = False) -> sitk.Image:
-    """A scan with one component and two or three axes; `first_component` takes the first of several (of a photograph).
-
-    Raises:
-        InputError: it is anything else.
-    """
-    try:
-        image = sitk.ReadImage(path)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{path}: not readable ({reason}), an image file is needed") from None
-    if first_component and image.GetNumberOfComponentsPerPixel() > 1:
-        image = sitk.VectorIndexSelectionCast(image, 0)
-    if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
-        found = f"{image.GetDimension()} axes and {image.GetNumberOfComponentsPerPixel()} components"
-        raise InputError(f"{path}: {found} found, 2 or 3 axes and one component are needed")
-    return image
-
-
-def check_same_grid(path: Path, image: sitk.Image, reference_path: Path, reference: sitk.Image) -> None:
-    """Refuse two files whose voxels do not lie in the same places.
-
-    Raises:
-        InputError: sizes differ, or a corner lies elsewhere by more than `TOLERANCE` of the smallest spacing.
-    """
-    if image.GetSize() != reference.GetSize():
-        needed = f"{_times(reference.GetSize())} is needed as in {reference_path}"
-        raise InputError(f"{path}: size {_times(image.GetSize())} found, {needed}")
-    apart = max(
-        float(np.linalg.norm(np.subtract(_place(image, corner), _place(reference, corner))))
-        for corner in product(*((0, size - 1) for size in reference.GetSize()))
-    )
-    if apart > TOLERANCE * min(reference.GetSpacing()):
-        raise InputError(
-            f"{path}: its grid lies up to {apart:.3g} mm from that of {reference_path} "
-            f"(spacing {_times(image.GetSpacing())}, there {_times(reference.GetSpacing())}), "
-            "the same spacing, origin and direction are needed"
-        )
-
-
-def _place(image: sitk.Image, index: Sequence[int]) -> tuple[float, ...]:
-    return image.TransformIndexToPhysicalPoint([int(i) for i in index])
-
-
-def _times(numbers: Sequence[Any]) -> str:
-    return " x ".join(f"{number:.4g}" for number in numbers)

@@ -19,7 +19,8 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from nnunet_ext.evaluation.masks import Labels, check_same_grid, read_image, read_mask
+from nnunet_ext.data import images
+from nnunet_ext.evaluation.masks import Labels, read_mask
 from nnunet_ext.evaluation.report import png
 
 log = logging.getLogger(__name__)
@@ -86,9 +87,9 @@ def montage(truth: Path, predictions: Mapping[str, Path], image: Path | None, la
 
 def _load(truth: Path, predictions: Mapping[str, Path], image: Path | None) -> _View:
     reference = read_mask(truth)
-    scan = read_image(image, first_component=True) if image else None
+    scan = images.read(image, first_component=True) if image else None
     if image and scan:
-        check_same_grid(image, scan, truth, reference)
+        images.require_same_grid(reference, scan, truth, image)
     oriented = _oriented(reference)
     axis = _slicing_axis(oriented)
 

@@ -20,6 +20,7 @@ from nnunet_ext.networks.swin_layers import (
     ConvolutionalEmbedding,
     ConvolutionalSkip,
     ConvolutionalUpsampling,
+    Dropout,
     LinearEmbedding,
     LinearSkip,
     PatchExpansion,
@@ -146,11 +147,11 @@ class SwinUNet(nn.Module):
         )
         self.out_channels = out_channels
         self.deep_supervision = deep_supervision
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
         embedding = LinearEmbedding if patch_embedding == "linear" else ConvolutionalEmbedding
         self.embedding = embedding(in_channels, embed_dim, patch)
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        rates = iter(_ramp(drop_path, sum(depths)))
         self.encoder = nn.ModuleList(
             SwinStage(width, heads, drop_path=[next(rates) for _ in range(depth)], options=options)
             for width, heads, depth in zip(channels, num_heads, depths, strict=True)
@@ -160,7 +161,7 @@ class SwinUNet(nn.Module):
 
         # The decoder's resolutions, coarsest first.
         upward = list(zip(reversed(channels[:-1]), reversed(num_heads[:-1]), reversed(merges), strict=True))
-        rates = iter(torch.linspace(drop_path, 0, sum(decoder_depths)).tolist())
+        rates = reversed(_ramp(drop_path, sum(decoder_depths)))
         self.ups = nn.ModuleList(
             PatchExpansion(2 * width, width, strides)
             if skip == "linear"
@@ -259,6 +260,11 @@ def csunet(in_channels: int, out_channels: int, spatial_dims: int = 2, **options
     """CS-Unet, row 6 of table 3.3, with LayerScale 1e-6 and dropout and drop-path 0.2; `options` override."""
     regularised = {"layer_scale": 1e-6, "dropout": 0.2, "drop_path": 0.2}
     return SwinUNet(in_channels, out_channels, spatial_dims, **{**TABLE_3_3[6], **regularised, **options})
+
+
+def _ramp(highest: float, count: int) -> list[float]:
+    """`count` numbers that grow evenly from 0 to `highest`."""
+    return [highest * i / max(1, count - 1) for i in range(count)]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -72,7 +72,8 @@ class WindowAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, *extent, C) -> the same."""
-        extent = tuple(tokens.shape[1:-1])
+        # A layout belongs to one shape; counting makes torch.compile fix the shape where it would leave it open.
+        extent = tuple(len(range(length)) for length in tokens.shape[1:-1])
         layout = cached_layout(extent, self.window_size, self.shifted, tokens.device)
         q, k, v = self._project(tokens, layout)
         attended = self._attend(q, k, v, layout)

@@ -29,29 +29,25 @@ class BlockOptions:
     layer_scale: float | None
 
 
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): a residual branch is left out per sample, the others are scaled up."""
+class Residual(nn.Module):
+    """tokens + factor * branch, with LayerScale (Touvron et al. 2021) and stochastic depth (Huang et al. 2016).
 
-    def __init__(self, rate: float) -> None:
+    The factor is a learnt number per channel, if `layer_scale` gives its initial value, times, in training, 0 for a
+    share `drop_path` of the samples and 1 / (1 - drop_path) for the others. One product and sum applies both.
+    """
+
+    def __init__(self, channels: int, layer_scale: float | None, drop_path: float) -> None:
         super().__init__()
-        self.rate = rate
+        self.scale = None if layer_scale is None else nn.Parameter(torch.full((channels,), layer_scale))
+        self.drop_path = drop_path
 
-    def forward(self, branch: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return branch
-        keep = branch.new_empty(branch.shape[0], *(1,) * (branch.ndim - 1)).bernoulli_(1 - self.rate)
-        return branch * (keep / (1 - self.rate))
-
-
-class LayerScale(nn.Module):
-    """A learnt factor per channel on a residual branch (Touvron et al. 2021)."""
-
-    def __init__(self, channels: int, initial: float) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.full((channels,), initial))
-
-    def forward(self, branch: Tensor) -> Tensor:
-        return branch * self.scale
+    def forward(self, tokens: Tensor, branch: Tensor) -> Tensor:
+        """(B, *extent, C) twice -> the same once."""
+        if self.training and self.drop_path > 0:
+            per_sample = (tokens.shape[0], *(1,) * (tokens.ndim - 1))
+            keep = tokens.new_empty(per_sample).bernoulli_(1 - self.drop_path) / (1 - self.drop_path)
+            return torch.addcmul(tokens, branch, keep if self.scale is None else keep * self.scale)
+        return tokens + branch if self.scale is None else torch.addcmul(tokens, branch, self.scale)
 
 
 def mlp(channels: int, ratio: float) -> nn.Sequential:
@@ -93,13 +89,11 @@ class SwinBlock(nn.Module):
             if options.feed_forward == "dsf"
             else mlp(channels, options.mlp_ratio)
         )
-        scale = options.layer_scale
-        self.scales = nn.ModuleList(nn.Identity() if scale is None else LayerScale(channels, scale) for _ in range(2))
-        self.drop_path = DropPath(drop_path)
+        self.residuals = nn.ModuleList(Residual(channels, options.layer_scale, drop_path) for _ in range(2))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.drop_path(self.scales[0](self.attention(self.norm(tokens))))
-        return tokens + self.drop_path(self.scales[1](self.feed_forward(tokens)))
+        tokens = self.residuals[0](tokens, self.attention(self.norm(tokens)))
+        return self.residuals[1](tokens, self.feed_forward(tokens))
 
 
 class SwinStage(nn.Sequential):

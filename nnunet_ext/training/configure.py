@@ -14,7 +14,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.paths import dataset_name, preprocessed_root
 from nnunet_ext.training.presets import PRESETS
-from nnunet_ext.training.settings import KEY, overrides_of, read_section, section_class
+from nnunet_ext.training.settings import KEY, assignment, overrides_of, read_section, section_class
 
 
 def configure(
@@ -60,8 +60,8 @@ def configure(
         own |= planned
         for section, values in preset_settings.items():
             settings.setdefault(section, {}).update(values)
-    for assignment in assignments:
-        section, key, value = _parse(assignment)
+    for text in assignments:
+        section, key, value = _parse(text)
         section_class(section)
         settings.setdefault(section, {})[key] = value
     for section in settings:
@@ -83,13 +83,9 @@ def summary(configuration: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _parse(assignment: str) -> tuple[str, str, Any]:
-    name, equals, text = assignment.partition("=")
+def _parse(text: str) -> tuple[str, str, Any]:
+    name, value = assignment(text)
     section, dot, key = name.rpartition(".")
-    if not equals or not key or (dot and not section):
-        raise InputError(f"--set {assignment}: not an assignment, section.key=value or key=value is needed")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
+    if not key or (dot and not section):
+        raise InputError(f"--set {text}: not an assignment, section.key=value or key=value is needed")
     return section or "schedule", key, value

@@ -9,6 +9,7 @@ In a plans file, under a configuration, `"nnunet_ext"` maps a section to its ove
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -69,6 +70,21 @@ def section_class(name: str) -> type[Section]:
         raise InputError(f"--set {name}: no such settings section, one of {', '.join(SECTIONS)} is needed")
     module, _, attribute = SECTIONS[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """The key and value of `--set KEY=VALUE`; a value is read as JSON, and as text where it is not JSON.
+
+    Raises:
+        InputError: when there is no key or no `=`.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {text}: not an assignment, KEY=VALUE is needed")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
 
 
 def plans_settings(plans: Mapping[str, Any], configuration: str, name: str, cls: type[S]) -> S:

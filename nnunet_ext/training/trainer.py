@@ -84,7 +84,8 @@ class ExtTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         """Build network, optimiser and loss under the run's seed."""
         seed_everything(self.schedule.seed)
-        super().initialize()
+        with exit_on_input_error(type(self).__name__):  # settings that do not fit one another
+            super().initialize()
 
     # What a checkpoint holds.
 

@@ -387,6 +387,7 @@ def test_empty_and_missing_folders_are_refused(source: Path, tmp_path: Path, ref
         ((*LABELS, "--labelled", "{tmp}/names.json:many"), "no key many"),
         ((*LABELS, "--labelled", "{tmp}/names.json:odd"), "not a list of names"),
         ((*LABELS, "--labelled", "{tmp}/names.json:few"), "zz is no case"),
+        ((*LABELS, "--labelled", "{tmp}/none.txt"), "none.txt: holds no names"),
         ((*LABELS, "--split", "{tmp}/names.json"), "no train and val lists"),
         ((*LABELS, "--split", "{tmp}/twice.json"), "a is in train and in val"),
         ((*LABELS, "--split", "{tmp}/empty.json"), "val is empty"),
@@ -398,6 +399,7 @@ def test_wrong_flags_are_refused(
     flags: tuple[str, ...], told: str, source: Path, tmp_path: Path, refused: Refused
 ) -> None:
     (tmp_path / "names.json").write_text('{"few": ["a", "zz"], "odd": {"a": 1}}')
+    (tmp_path / "none.txt").write_text("# nobody yet\n")
     (tmp_path / "twice.json").write_text('{"train": ["a", "b"], "val": ["a"]}')
     (tmp_path / "empty.json").write_text('{"train": ["a", "b"], "val": []}')
     (tmp_path / "broken.json").write_text('{"train": ')

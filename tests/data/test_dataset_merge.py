@@ -86,6 +86,10 @@ def test_datasets_that_do_not_go_together_are_refused(
 ) -> None:
     assert "--target 1: the same dataset" in refused("merge", "-d", 3, "--source", 1, "--target", 1)
     assert "-d 9: no such dataset" in refused("merge", "-d", 3, "--source", 1, "--target", 9)
+    nowhere = ("--target-labelled", "nowhere.txt")
+    assert "--target-labelled nowhere.txt: no such file" in refused(
+        "merge", "-d", 3, "--source", 1, "--target", 2, *nowhere
+    )
     other = study(tmp_path / "other", "m", values=(0, 1))
     dataset("folder", other, "-d", 4, "--label", "scar=1")
     assert "label scar" in refused("merge", "-d", 3, "--source", 1, "--target", 4)

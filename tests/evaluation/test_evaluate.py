@@ -175,9 +175,15 @@ def test_partial_scores_the_same_cases_for_every_method(folders: tuple[Path, Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"origin": (-20.0, 7.5, 3.0)}, r"b\.nii\.gz: its grid lies up to 0\.5 mm from that of .*b\.nii\.gz"),
-        ({"spacing": (1.0, 1.0, 5.2)}, r"spacing 1 x 1 x 5\.2, there 1 x 1 x 5"),
-        ({"direction": (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)}, r"the same spacing, origin and direction are needed"),
+        (
+            {"origin": (-20.0, 7.5, 3.0)},
+            r"good/b\.nii\.gz: .*origin \(-20, 7\.5, 3\).*labelsTr/b\.nii\.gz is needed",
+        ),
+        ({"spacing": (1.0, 1.0, 5.2)}, r"spacing \(1, 1, 5\.2\).* is needed: spacing \(1, 1, 5\)"),
+        (
+            {"direction": (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)},
+            r"direction \(1, 0, 0, .* is needed: .*\(0\.8, -0\.6,",
+        ),
     ],
 )
 def test_another_geometry_is_refused(folders: tuple[Path, Path], change: dict[str, object], message: str) -> None:
@@ -196,10 +202,10 @@ def test_rounding_of_a_header_is_no_other_geometry(folders: tuple[Path, Path]) -
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (volume()[:, :, :9], r"b\.nii\.gz: size 9 x 8 x 3 found, 16 x 8 x 3 is needed"),
+        (volume()[:, :, :9], r"b\.nii\.gz: size \(9, 8, 3\), .* is needed: \(16, 8, 3\)"),
         (volume() * 4, r"b\.nii\.gz: label value 4 found, one of the declared values 0, 1, 2, 3 is needed"),
         (volume() * np.float32(0.5), r"b\.nii\.gz: the value 0\.5 found, integers are needed"),
-        (np.zeros((2, 3, 8, 16), np.float32), r"b\.nii\.gz: 4 axes and 1 components found"),
+        (np.zeros((2, 3, 8, 16), np.float32), r"b\.nii\.gz: 4 dimensions and 1 values per voxel"),
     ],
 )
 def test_bad_masks_are_refused(folders: tuple[Path, Path], array: np.ndarray, message: str) -> None:
@@ -217,6 +223,23 @@ def test_an_unreadable_mask_is_refused(folders: tuple[Path, Path]) -> None:
     (prediction / "b.nii.gz").write_text("nothing")
     with pytest.raises(InputError, match=r"b\.nii\.gz: not readable"):
         evaluate([prediction], truth)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_truncated_mask_is_not_filled_with_background(folders: tuple[Path, Path], ending: str) -> None:
+    prediction, truth = folders
+    (prediction / "b.nii.gz").unlink()
+    target = prediction / f"b{ending}"
+    save(target, np.random.default_rng(0).integers(0, 3, (3, 8, 16)).astype(np.uint8))
+    target.write_bytes(target.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"b\.nii(\.gz)?: (truncated|not readable)"):
+        evaluate([prediction], truth)
+
+
+@pytest.mark.parametrize(("option", "flag"), [({"jobs": 0}, "--jobs 0"), ({"seed": -1}, "--seed -1")])
+def test_numbers_that_do_not_serve(folders: tuple[Path, Path], option: dict[str, int], flag: str) -> None:
+    with pytest.raises(InputError, match=flag):
+        evaluate([folders[0]], folders[1], **option)
 
 
 def test_folders_that_do_not_serve(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -302,6 +325,22 @@ def test_command_line_writes_everything(
     assert content["methods"]["mine"]["summary"]["right"]["outcomes"]["missed"] == 1
     assert content["methods"]["mine"]["cases"]["b"]["left"]["dice"] == pytest.approx(2 / 3)
     assert {(c["first"], c["second"]) for c in content["comparisons"]} == {("mine", "ideal")}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--label", "L=1", "--label", "R=2"], ["--label", "L=1", "R=2"]],
+)
+def test_every_label_of_the_command_line_counts(
+    folders: tuple[Path, Path], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    prediction, truth = folders
+    (prediction / "b.nii.gz").unlink()
+    (truth / "b.nii.gz").unlink()
+    main(["evaluate", str(prediction), str(truth), *words])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[:3] for row in rows[:2]] == [["L", "good", "1.000"], ["R", "good", "1.000"]]
+    assert "nan" not in str(rows)
 
 
 def test_command_line_refuses_in_one_line(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

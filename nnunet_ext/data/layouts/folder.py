@@ -54,7 +54,8 @@ def find(
         Case(name, files, label_files.get(name), domain=domain, label_map=mapping)
         for name, files in sorted(images.items(), key=lambda item: natural(item[0]))
     ]
-    return Layout(re.sub(r"[^A-Za-z0-9_-]", "", source.resolve().name) or "Folder", cases, channels, written)
+    title = re.sub(r"[^A-Za-z0-9_-]", "", source.resolve().name).lstrip("_-")
+    return Layout(title or "Folder", cases, channels, written)
 
 
 def _subfolder(source: Path, given: str | None, usual: Sequence[str]) -> Path | None:
