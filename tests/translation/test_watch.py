@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from nnunet_ext.errors import InputError
+from translation.sampling import Batch
+from translation.watch import PATIENCE, Watch, image_grid, pick_device, spread
+
+FINE = {"discriminator": 0.25, "spread_output": 0.2, "spread_target": 0.3}
+
+
+def test_spread_by_hand():
+    assert spread(torch.tensor([[0.0, 1.0], [2.0, 1.0]])) == pytest.approx((2**0.5 + 0) / 2)
+    assert spread(torch.ones(3, 1, 4, 4)) == 0
+    assert spread(torch.randn(1, 1, 4, 4)) > 0
+
+
+def test_winning_discriminator_is_told_once_and_again_after_recovery(caplog):
+    caplog.set_level(logging.WARNING)
+    watch, certain = Watch(), FINE | {"discriminator": 0.001}
+    for epoch in range(PATIENCE - 1):
+        assert watch.check(epoch, certain) == []
+    assert "the discriminator wins" in watch.check(5, certain)[0]
+    assert watch.check(6, certain)
+    assert len(caplog.records) == 1
+    assert watch.check(7, FINE) == []
+    for epoch in range(PATIENCE):
+        watch.check(8 + epoch, certain)
+    assert len(caplog.records) == 2
+
+
+def test_collapse_is_told():
+    assert "collapses" in Watch().check(0, FINE | {"spread_output": 0.01})[0]
+    assert Watch().check(0, FINE) == []
+
+
+def test_nan_stops_the_fit():
+    with pytest.raises(RuntimeError, match="cycle is nan"):
+        Watch().check(3, FINE | {"cycle": float("nan")})
+
+
+def test_image_grid_is_written(tmp_path):
+    labels = torch.zeros(2, 16, 16, dtype=torch.long)
+    labels[0, 4:8, 4:8] = 2
+    batch = Batch(torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16), labels)
+    image_grid(batch, batch.source, tmp_path / "grid.png")
+    assert imread(tmp_path / "grid.png").std() > 0
+
+
+def test_unknown_device_is_the_users_mistake():
+    with pytest.raises(InputError, match="--device nonsense"):
+        pick_device("nonsense")
+    assert pick_device("cpu").type == "cpu"

@@ -1,0 +1,215 @@
+"""From a labelled source to a labelled pseudo-target dataset."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from nnunet_ext.data.dataset import Case, write_dataset
+from nnunet_ext.errors import InputError
+from nnunet_ext.files import atomic_path, write_json
+from nnunet_ext.paths import new_dataset_name
+from nnunet_ext.progress import progress
+from translation.cohort import Cohort, read_cohort
+from translation.gate import GateSettings, Verdict, failures, judge
+from translation.model import Model, default_folder, load_model
+from translation.registry import METHODS
+from translation.volume.consistency import TOLERANCE, consistency
+from translation.watch import pick_device
+
+log = logging.getLogger(__name__)
+
+
+def apply(
+    source: str,
+    views: str,
+    dataset: str,
+    *,
+    target: str | None = None,
+    keep_source: bool = False,
+    force: bool = False,
+    overwrite: bool = False,
+    device: str | None = None,
+    gate: GateSettings | None = None,
+) -> Path:
+    """Translate a source's labelled cases and write them as a raw nnU-Net dataset.
+
+    Images are float32 on the source's grid, in the target's units; label files are the source's, byte for byte.
+    `dataset.json` records under `nnunet_ext.translation` which case came from which by which checkpoint.
+
+    Args:
+        source: the cohort to translate, as for `fit`.
+        views: comma-separated methods (fitted to `target`) or model folders; one case is written per view.
+        dataset: id or full name of the dataset to write.
+        target: the cohort that methods named in `views` were fitted to.
+        keep_source: also write the source's own images.
+        force: write even when the gate fails.
+        overwrite: replace a dataset of that name with other content.
+        device: e.g. `cpu`, `cuda:1`.
+        gate: when a structure counts as washed out.
+
+    Returns:
+        the dataset's folder.
+
+    Raises:
+        InputError: for whatever is wrong with the input, and when the gate fails.
+    """
+    gate = gate or GateSettings()
+    cohort = read_cohort(source, "--source", labelled=True)
+    name = new_dataset_name(dataset, f"{cohort.name[11:]}Translated")
+    on = pick_device(device)
+    models = [load_model(folder, on) for folder in _folders(views, cohort, target)]
+    names = _view_names(models)
+    cases: list[Case] = []
+    reports: dict[str, dict[str, dict[str, Any]]] = {}
+    for view, model in zip(names, models, strict=True):
+        reports[view] = {}
+        for case in progress(cohort.cases, f"translating by {view}"):
+            path, report = _translated(cohort, case, model, on, gate)
+            reports[view][case] = report
+            cases.append(
+                Case(
+                    name=f"{case}_{view}",
+                    images=(path,),
+                    label=cohort.label_path(case),
+                    subject=cohort.subject.get(case, case),
+                    domain=model.preparation.channel_name,
+                )
+            )
+    _check(reports, gate, force)
+    if keep_source:
+        cases += [
+            Case(c, (cohort.image_path(c),), cohort.label_path(c), cohort.subject.get(c, c), cohort.channel_name)
+            for c in cohort.cases
+        ]
+    labels = dict(cohort.labels) | ({"ignore": cohort.ignore} if cohort.ignore is not None else {})
+    return write_dataset(
+        name,
+        cases,
+        [models[0].preparation.channel_name],
+        labels,
+        file_ending=cohort.ending,
+        notes={"translation": _manifest(cohort, names, models, reports)},
+        overwrite=overwrite,
+    )
+
+
+def _folders(views: str, cohort: Cohort, target: str | None) -> list[Path]:
+    folders = []
+    for view in filter(None, views.split(",")):
+        if view in METHODS:
+            if target is None:
+                raise InputError(f"--views {view}: fitted to what? --target is needed, or a model folder")
+            folders.append(default_folder(cohort, read_cohort(target, "--target", labelled=False), view))
+        else:
+            folders.append(Path(view))
+    if not folders:
+        raise InputError(f"--views {views!r}: names nothing, methods or model folders are needed")
+    return folders
+
+
+def _view_names(models: list[Model]) -> list[str]:
+    """The method's name, with a number where several models share one."""
+    names = [model.name for model in models]
+    return [n if names.count(n) == 1 else f"{n}{names[: i + 1].count(n)}" for i, n in enumerate(names)]
+
+
+def _translated(
+    cohort: Cohort, case: str, model: Model, device: torch.device, gate: GateSettings
+) -> tuple[Path, dict[str, Any]]:
+    """One case's translated image and its report, from the model folder where an earlier run left them."""
+    folder = model.folder / "translated" / (cohort.name + (f"-{cohort.domain}" if cohort.domain else ""))
+    path, report_path = folder / f"{case}{cohort.ending}", folder / f"{case}.json"
+    files = [cohort.image_path(case), cohort.label_path(case)]
+    made_from = {
+        "checkpoint_sha256": model.sha256,
+        "files": [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files if p.exists()],
+        "gate": gate.model_dump(mode="json"),
+    }
+    if path.exists() and report_path.exists():
+        report = json.loads(report_path.read_text())
+        if report["made_from"] == made_from:
+            return path, report
+    image = cohort.image(case)
+    label = cohort.label(case, image)
+    result, report = translate_case(model, image, label, device, case, gate)
+    with atomic_path(path) as partial:
+        sitk.WriteImage(result, str(partial), useCompression=True)
+    report = {"made_from": made_from, **report}
+    write_json(report_path, report)
+    return path, report
+
+
+def translate_case(
+    model: Model, image: sitk.Image, label: sitk.Image, device: torch.device, case: str, gate: GateSettings
+) -> tuple[sitk.Image, dict[str, Any]]:
+    """Translate one scan.
+
+    Returns:
+        a float32 scan on exactly the grid of `image`, and its report: `consistency` (see there) and the gate's
+        `verdicts`.
+    """
+    prepared = model.preparation.prepare(image, label, "source", model.folder)
+    labels = prepared.labels
+    assert labels is not None  # a label was given
+    with torch.inference_mode():
+        volume = torch.from_numpy(prepared.volume).to(device)
+        out = model.method.translate(volume, torch.from_numpy(labels.astype(np.int64)).to(device)).cpu().numpy()
+    verdicts = judge(case, prepared.volume, out, labels, model.preparation.labels, gate)
+    report = {
+        "consistency": round(consistency(out, prepared.volume), 3),
+        "verdicts": [asdict(verdict) for verdict in verdicts],
+    }
+    return model.preparation.restore(out, prepared.placement), report
+
+
+def _check(reports: dict[str, dict[str, dict[str, Any]]], gate: GateSettings, force: bool) -> None:
+    """Log the consistency of each view; raise when a structure is washed out."""
+    problems = []
+    for view, cases in reports.items():
+        mean = float(np.mean([report["consistency"] for report in cases.values()]))
+        log.info("%s: inter-slice consistency %.2f of the source's (1.1 is the limit)", view, mean)
+        if mean > TOLERANCE:
+            problems.append(f"{view} makes slices jump {mean:.2f} times as much as the source's, {TOLERANCE} is needed")
+        verdicts = [Verdict(**v) for report in cases.values() for v in report["verdicts"]]
+        for structure, lost in failures(verdicts, gate).items():
+            shown = ", ".join(lost[:8]) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
+            problems.append(f"{view} washes out {structure} in {len(lost)} of {len(cases)} cases ({shown})")
+    if problems and not force:
+        raise InputError(f"--views: {'; '.join(problems)}; fit longer or by another method, or --force to write it")
+    for problem in problems:
+        log.warning("written in spite of it: %s", problem)
+
+
+def _manifest(
+    cohort: Cohort, names: list[str], models: list[Model], reports: dict[str, dict[str, dict[str, Any]]]
+) -> dict[str, Any]:
+    """What `dataset.json` says of the translation."""
+    return {
+        "source": cohort.name + (f":{cohort.domain}" if cohort.domain else ""),
+        "views": {
+            view: {
+                "method": model.name,
+                "checkpoint_sha256": model.sha256,
+                "intensity": {
+                    "formula": "(network output + 1) / 2 * (high - low) + low",
+                    "low": model.preparation.target_range[0],
+                    "high": model.preparation.target_range[1],
+                },
+                "consistency": round(float(np.mean([r["consistency"] for r in reports[view].values()])), 3),
+            }
+            for view, model in zip(names, models, strict=True)
+        },
+        "cases": {
+            f"{case}_{view}": {"source": case, "view": view, "checkpoint_sha256": model.sha256}
+            for view, model in zip(names, models, strict=True)
+            for case in cohort.cases
+        },
+    }

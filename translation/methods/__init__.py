@@ -1,0 +1,1 @@
+"""The translation methods, one file each."""

@@ -1,0 +1,94 @@
+"""The methods there are: the one table behind the command line, its listing and the documentation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from nnunet_ext.errors import InputError
+from nnunet_ext.training.settings import Section
+from translation import settings as s
+
+if TYPE_CHECKING:
+    from translation.method import TranslationMethod
+
+
+V = TypeVar("V", bound=Section)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method: where its class lives, its settings, and what it is in a line."""
+
+    location: str
+    settings: type[s.VolumeSettings]
+    summary: str
+
+    def load(self) -> type[TranslationMethod]:
+        module, _, attribute = self.location.partition(":")
+        return getattr(import_module(module), attribute)
+
+
+METHODS: dict[str, Entry] = {
+    "histogram": Entry(
+        "translation.methods.histogram:Histogram", s.HistogramSettings, "histogram matching only, nothing is learned"
+    ),
+    "cyclegan": Entry("translation.methods.cyclegan:CycleGAN", s.CycleGANSettings, "cycle consistency, two generators"),
+    "cut": Entry("translation.methods.cut:CUT", s.CUTSettings, "patch contrast, random positions"),
+    "qsattn": Entry("translation.methods.cut:CUT", s.QSAttnSettings, "patch contrast, positions of least entropy"),
+    "tanq": Entry("translation.methods.tanq:TANQ", s.TANQSettings, "QS-Attn with target-aware normalisation"),
+    "msfnet": Entry("translation.methods.msfnet:MSFNet", s.MSFNetSettings, "shared encoder, proxy segmentation"),
+}
+
+
+def entry(method: str) -> Entry:
+    """The entry of a method.
+
+    Raises:
+        InputError: for a method that does not exist; the message names those that do.
+    """
+    if method not in METHODS:
+        raise InputError(f"--method {method}: no such method, one of {', '.join(METHODS)} is needed")
+    return METHODS[method]
+
+
+def build_settings(method: str, preset: str = "paper", overrides: tuple[str, ...] = ()) -> s.VolumeSettings:
+    """Settings of a method from a preset and `key=value` overrides, whose values are JSON or plain text.
+
+    Raises:
+        InputError: for an unknown preset or key (the message names the valid ones) or a bad value.
+    """
+    cls = entry(method).settings
+    if preset not in s.PRESETS:
+        raise InputError(f"--preset {preset}: no such preset, one of {', '.join(s.PRESETS)} is needed")
+    values: dict[str, Any] = {k: v for k, v in s.PRESETS[preset].items() if k in cls.model_fields}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise InputError(f"--set {override}: no value, key=value is needed")
+        try:
+            values[key] = json.loads(value)
+        except json.JSONDecodeError:
+            values[key] = value
+    return checked(cls, values, f"--set ({method})")
+
+
+def checked(cls: type[V], values: dict[str, Any], where: str) -> V:
+    """Settings from values of unknown quality.
+
+    Raises:
+        InputError: naming `where`, the key, what was found and what is needed.
+    """
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise InputError(f"{where}: {key} is not a setting, valid are {', '.join(cls.model_fields)}") from None
+        found = f"{key} is {first['input']!r}, " if key else ""
+        raise InputError(f"{where}: {found}{first['msg'].removeprefix('Value error, ').lower()}") from None

@@ -1,0 +1,237 @@
+"""Self-training: real target scans with the labels that the last model gave them join the training (TANQ, "Segmentation
+model construction and self-training").
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_ext.data.dataset import Case, write_dataset
+from nnunet_ext.data.selection import subject_folds
+from nnunet_ext.errors import InputError
+from nnunet_ext.files import read_json, write_json
+from nnunet_ext.paths import new_dataset_name, preprocessed_root, results_root
+from nnunet_ext.training.configure import configure
+from translation.cohort import Cohort, read_cohort
+from translation.pseudo_labels import Filters, agreement, predict_cohort
+
+log = logging.getLogger(__name__)
+
+REPORT = "selftrain.json"
+PROCESSES = "2"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How nnU-Net is to train in every round."""
+
+    configurations: tuple[str, ...] = ("2d",)
+    trainer: str = "nnUNetTrainer"
+    plans: str = "nnUNetPlans"
+    fold: str = "all"
+    preset: str | None = None
+    settings: tuple[str, ...] = ()
+    device: str | None = None
+
+    def model(self, dataset: str, configuration: str) -> Path:
+        return results_root() / dataset / f"{self.trainer}__{self.plans}__{configuration}"
+
+    def models(self, dataset: str) -> list[Path]:
+        return [self.model(dataset, c) for c in self.configurations]
+
+
+def selftrain(
+    dataset: str,
+    target: str,
+    into: int,
+    *,
+    rounds: int = 2,
+    training: Training | None = None,
+    filters: Filters | None = None,
+    validation: str | None = None,
+) -> Path:
+    """Train on a pseudo-target dataset, then `rounds` times on it and the real target scans with predicted labels.
+
+    Every step that is finished is skipped when the same call is made again, and an interrupted training continues.
+
+    Args:
+        dataset: the pseudo-target dataset that `translate apply` wrote.
+        target: the cohort of real scans, as for `fit`; labels are never read.
+        into: dataset id of the first round; round r is written to id into + r - 1.
+        rounds: how often to predict, pool and retrain.
+        training: configurations (several are averaged for the pseudo-labels), trainer, fold, preset.
+        filters: which pseudo-labels count.
+        validation: labelled cohort that the best round is chosen on; the last round without it.
+
+    Returns:
+        the report `selftrain.json`: each round's dataset, cases left out, change of pseudo-labels and validation
+        Dice, and the best round's models.
+
+    Raises:
+        InputError: for whatever is wrong with the input.
+    """
+    if rounds < 1:
+        raise InputError(f"--rounds {rounds}: no round, 1 or more is needed")
+    training, filters = training or Training(), filters or Filters()
+    source = read_cohort(dataset, "-d", labelled=True)
+    scans = read_cohort(target, "--target", labelled=False)
+    held_out = read_cohort(validation, "--validation", labelled=True) if validation else None
+    if held_out and held_out.folder == scans.folder and (both := set(held_out.cases) & set(scans.cases)):
+        raise InputError(f"--validation {validation}: {min(both)} is also trained on, cases apart are needed")
+    if clash := set(source.cases) & set(scans.cases):
+        raise InputError(f"--target {target}: case {min(clash)} is also in {source.name}, other names are needed")
+    names = [
+        source.name,
+        *(new_dataset_name(f"Dataset{into + r:03d}_{source.name[11:]}Round{r + 1}", "") for r in range(rounds)),
+    ]
+    folder = results_root() / "translation" / "selftrain" / names[1]
+    _same_as_before(folder / "settings.json", source, scans, training, filters)
+    report: dict[str, Any] = {"target": scans.name, "filters": vars(filters), "rounds": []}
+    for number, name in enumerate(names):
+        row: dict[str, Any] = {"round": number, "dataset": name}
+        if number:
+            labels = folder / f"round_{number}"
+            models = training.models(names[number - 1])
+            found = predict_cohort(models, [training.fold], scans, labels, filters, training.device)
+            left_out = {case: f["left_out"] for case, f in found.items() if f["left_out"]}
+            row |= {"pseudo_labelled": len(scans.cases) - len(left_out), "left_out": left_out}
+            if number > 1:
+                before = {c: folder / f"round_{number - 1}" / f"{c}{scans.ending}" for c in scans.cases}
+                row["agreement_with_round_before"] = agreement(scans, labels, before, _foreground(source))
+            _pool(name, source, scans, labels, set(scans.cases) - set(left_out))
+        _train(name, training, folder)
+        if held_out:
+            row["validation_dice"] = _validate(training, name, held_out, folder / f"validation_{number}")
+        log.info("round %d: %s", number, {k: v for k, v in row.items() if k not in ("round", "left_out")})
+        report["rounds"].append(row)
+        report["best"] = _best(report["rounds"])
+        report["models"] = [str(m) for m in training.models(names[report["best"]])]
+        write_json(folder / REPORT, report)
+    return folder / REPORT
+
+
+def _same_as_before(path: Path, source: Cohort, scans: Cohort, training: Training, filters: Filters) -> None:
+    """Record what this self-training is, or refuse to continue another one in its place."""
+    content = json.loads(
+        json.dumps(
+            {
+                "dataset": [source.name, source.domain],
+                "target": [scans.name, scans.domain, scans.cases],
+                "training": vars(training) | {"device": None},
+                "filters": vars(filters),
+            }
+        )
+    )
+    if not path.exists():
+        write_json(path, content)
+    elif (there := read_json(path)) != content:
+        different = [key for key in content if there.get(key) != content[key]]
+        raise InputError(f"{path}: holds another {', '.join(different)}, the same or another --into is needed")
+
+
+def _foreground(cohort: Cohort) -> dict[str, int]:
+    return {name: value for name, value in cohort.labels.items() if value != 0}
+
+
+def _pool(name: str, source: Cohort, scans: Cohort, labels: Path, kept: set[str]) -> None:
+    """Write the pseudo-target cases and the pseudo-labelled real ones as one dataset; the latter never validate."""
+    if not kept:
+        raise InputError(f"{labels}: no pseudo-label passes the filters, a lower --confidence is needed")
+    made = [
+        Case(c, (source.image_path(c),), source.label_path(c), source.subject.get(c, c), "translated")
+        for c in source.cases
+    ]
+    real = [
+        Case(c, (scans.image_path(c),), labels / f"{c}{scans.ending}", scans.subject.get(c, c), "real")
+        for c in scans.cases
+        if c in kept
+    ]
+    values = dict(source.labels) | ({"ignore": source.ignore} if source.ignore is not None else {})
+    write_dataset(
+        name,
+        [*made, *real],
+        [scans.channel_name],
+        values,
+        file_ending=source.ending,
+        split=subject_folds([*made, *real], {c.name for c in real}),
+        notes={"pseudo_labelled": sorted(kept)},
+        overwrite=True,
+    )
+
+
+def _train(name: str, training: Training, folder: Path) -> None:
+    """Plan, preprocess, configure and train by nnU-Net's own commands, as far as that is not done."""
+    number = name[7:10]
+    log_file = folder / "log.txt"
+    for configuration in training.configurations:
+        fold = training.model(name, configuration) / f"fold_{training.fold}"
+        if (fold / "checkpoint_final.pth").exists():
+            continue
+        # nnU-Net copies dataset.json when it starts to preprocess, so a mark of our own tells that it finished.
+        mark = folder / f"{name}_{training.plans}_{configuration}.preprocessed"
+        if not mark.exists():
+            if not (preprocessed_root() / name / f"{training.plans}.json").exists():
+                _run(log_file, "nnUNetv2_extract_fingerprint", "-d", number, "-np", PROCESSES)
+                _run(log_file, "nnUNetv2_plan_experiment", "-d", number, "-overwrite_plans_name", training.plans)
+            plans = ("-plans_name", training.plans)
+            _run(log_file, "nnUNetv2_preprocess", "-d", number, "-c", configuration, *plans, "-np", PROCESSES)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        if training.preset or training.settings:
+            configure(name, configuration, training.plans, training.preset, training.settings)
+        command = [
+            "nnUNetv2_train",
+            number,
+            configuration,
+            training.fold,
+            "-tr",
+            training.trainer,
+            "-p",
+            training.plans,
+        ]
+        if training.device:
+            command += ["-device", training.device]
+        if list(fold.glob("checkpoint_*.pth")):
+            command.append("--c")
+        _run(log_file, *command)
+
+
+def _run(log_file: Path, *command: str) -> None:
+    """Run one of nnU-Net's commands with its output in a log.
+
+    Raises:
+        RuntimeError: when it fails; names the log.
+    """
+    log.info("$ %s", " ".join(command))
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    # The command beside this interpreter, so that no activated environment is needed.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    with log_file.open("a", encoding="utf-8") as stream:
+        done = subprocess.run(
+            command, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, "PATH": path}, check=False
+        )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: ended with exit code {done.returncode}, its output is in {log_file}")
+
+
+def _validate(training: Training, name: str, held_out: Cohort, folder: Path) -> dict[str, float | None]:
+    predict_cohort(training.models(name), [training.fold], held_out, folder, Filters(), training.device)
+    references = {case: held_out.label_path(case) for case in held_out.cases}
+    return agreement(held_out, folder, references, _foreground(held_out))
+
+
+def _best(rounds: list[dict[str, Any]]) -> int:
+    """The round of the highest mean validation Dice, the earlier one of equals; without validation the last."""
+    if "validation_dice" not in rounds[-1]:
+        return len(rounds) - 1
+    means = [np.mean([v or 0.0 for v in row["validation_dice"].values()]) for row in rounds]
+    return int(np.argmax(means))

@@ -1,0 +1,1 @@
+"""Volumes: grids, intensities, the recorded preparation, slabs and their consistency."""
