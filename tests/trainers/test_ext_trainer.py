@@ -251,6 +251,16 @@ def test_wrong_settings_stop_before_training(train, change_settings, tiny, capsy
     assert not list((tiny / "results").rglob("fold_0"))
 
 
+def test_settings_that_do_not_fit_one_another_stop_before_training(train, change_settings, tiny, capsys):
+    change_settings(CSUNet={"num_heads": [1, 3]})
+    with pytest.raises(SystemExit) as stop:
+        train(NAME)
+    assert stop.value.code == 2
+    told = f"{NAME}: num_heads: 3 heads at 16 channels, a divisor of the channels is needed"
+    assert capsys.readouterr().err.strip().splitlines()[-1] == told
+    assert not list((tiny / "results").rglob("checkpoint_*"))
+
+
 def test_wrong_settings_end_nnunets_own_program_with_2(tiny, change_settings):
     change_settings(schedule={"epoch": 3})
     command = [Path(sys.executable).with_name("nnUNetv2_train"), "901", "2d", "0", "-tr", NAME, "-device", "cpu"]
