@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import logging
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from textwrap import dedent
+from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import UseAppendAction, arg
+from tyro.conf import arg
 
 from nnunet_ext.data import commands as dataset_commands
 from nnunet_ext.errors import InputError
+from nnunet_ext.flags import Several, flat, required
 from nnunet_ext.koos import commands as koos_commands
 from nnunet_ext.workspace import CommandError
-
-T = TypeVar("T")
-# Values of a flag that may follow one another or each have the flag before it: `--label A=1 B=2 --label C=3`. Without
-# the marker the last flag would silently replace those before it.
-Several = UseAppendAction[tuple[list[T], ...]]
 
 
 def env(root: Path | None = None) -> None:
@@ -69,7 +71,7 @@ def configure(
     from nnunet_ext.training.configure import configure as write
     from nnunet_ext.training.configure import summary
 
-    target, now = write(dataset, configuration, plans, preset, _flat(assignments))
+    target, now = write(dataset, configuration, plans, preset, flat(assignments))
     print(f"{target}, {configuration}:\n{summary(now)}")
 
 
@@ -113,11 +115,11 @@ def evaluate(
     from nnunet_ext.evaluation import command
 
     command.run(
-        [predictions, *_flat(against)],
+        [predictions, *flat(against)],
         truth,
-        names=_flat(names),
+        names=flat(names),
         dataset_json=labels,
-        label=_flat(label),
+        label=flat(label),
         subject_pattern=subject_pattern,
         partial=partial,
         images=images,
@@ -162,7 +164,7 @@ def translate_fit(
     """
     from translation.fit import fit
 
-    print(fit(source, target, method, output=output, preset=preset, overrides=_flat(settings), device=device))
+    print(fit(source, target, method, output=output, preset=preset, overrides=flat(settings), device=device))
 
 
 def translate_apply(
@@ -236,7 +238,8 @@ def predict(
     from nnunet_ext.inference.command import Request
     from nnunet_ext.inference.command import predict as run
 
-    request = Request(_flat(model), _flat(folds), checkpoint, device, fast)
+    models = required("-m", model, "a model package or a trained model folder")
+    request = Request(models, flat(folds), checkpoint, device, fast)
     print(run(request, scans, target, pattern, output, again, backend, jobs))
 
 
@@ -260,7 +263,7 @@ def package(
     """
     from nnunet_ext.inference.command import package as run
 
-    print(run(models, target, _flat(folds), checkpoint, sockets, postprocessing))
+    print(run(models, target, flat(folds), checkpoint, sockets, postprocessing))
 
 
 def selftrain(
@@ -303,8 +306,8 @@ def selftrain(
     from translation.selftrain import Training
     from translation.selftrain import selftrain as run
 
-    configurations = _flat(configuration) or ("2d",)
-    training = Training(configurations, trainer, plans, fold, preset, _flat(settings), device)
+    configurations = flat(configuration) or ("2d",)
+    training = Training(configurations, trainer, plans, fold, preset, flat(settings), device)
     filters = Filters(confidence, components, complete)
     print(run(dataset, target, into, rounds=rounds, training=training, filters=filters, validation=validation))
 
@@ -335,12 +338,7 @@ def register(
     """
     from nnunet_ext.registration import command
 
-    command.run(dataset, fold, transform, scheme, backend, jobs, _flat(assignments), report)
-
-
-def _flat(groups: Iterable[Iterable[T]]) -> tuple[T, ...]:
-    """The values of `Several` in the order given."""
-    return tuple(value for group in groups for value in group)
+    command.run(dataset, fold, transform, scheme, backend, jobs, flat(assignments), report)
 
 
 # A verb is a function, or a table of verbs of its own (`nnunet_ext dataset acdc`).
@@ -370,11 +368,7 @@ def main(arguments: list[str] | None = None) -> None:
         verbs = verbs[arguments[0]]
         prog += f" {arguments.pop(0)}"
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {name: _table_help(name, verb) if isinstance(verb, dict) else verb for name, verb in verbs.items()},
-            prog=prog,
-            args=arguments,
-        )
+        _parse(verbs, prog, arguments)()
     except InputError as error:
         print(f"nnunet_ext: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -384,6 +378,47 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("nnunet_ext: interrupted", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _parse(verbs: dict[str, Any], prog: str, arguments: list[str]) -> Callable[[], None]:
+    """The call that the arguments ask for.
+
+    Raises:
+        InputError: for arguments that do not fit; tyro would show them in a box of many lines.
+    """
+
+    def later(verb: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+        @functools.wraps(verb)
+        def bound(*given: Any, **named: Any) -> Callable[[], None]:
+            return functools.partial(verb, *given, **named)
+
+        return bound
+
+    calls = {n: later(_table_help(n, verb) if isinstance(verb, dict) else verb) for n, verb in verbs.items()}
+    shown = io.StringIO()
+    # Only the parsing has its stderr caught, not what the verb does.
+    try:
+        with redirect_stderr(shown):
+            return tyro.extras.subcommand_cli_from_dict(calls, prog=prog, args=arguments)
+    except SystemExit as stop:
+        if stop.code != 2:
+            raise
+    verb = f" {arguments[0]}" if arguments and arguments[0] in verbs else ""
+    raise InputError(f"{_message(shown.getvalue())}; see {prog}{verb} --help")
+
+
+def _message(box: str) -> str:
+    """What tyro's box says above its first rule, in one line and without the help of flags, which is indented most."""
+
+    def is_rule(row: str) -> bool:
+        return not row.strip(" ─╰╯-")
+
+    rows = [row.strip("│") for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]]  # the first is its title
+    rows = list(takewhile(lambda row: not is_rule(row), dropwhile(is_rule, rows)))
+    rows = dedent("\n".join(rows)).splitlines()
+    said = " ".join(row.strip() for row in rows if not row.startswith(" "))
+    flags = "; ".join(row.strip() for row in rows if re.match(r" {4}\S", row))
+    return f"{said} {flags}".strip().rstrip(".")
 
 
 def _table_help(name: str, verbs: dict[str, Any]) -> Callable[[], None]:

@@ -14,6 +14,10 @@ from typing import Any
 
 from nnunet_ext.errors import InputError
 
+# Asking for it means setting it for a moment, which files that another thread makes would show: so once, at import.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
 
 def make_folder(folder: Path) -> None:
     """Make a folder that a user named, and those above it.
@@ -41,8 +45,7 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        mode = 0o666 & ~_umask()
-        partial.chmod(mode)
+        partial.chmod(0o666 & ~_UMASK)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
@@ -52,19 +55,23 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
 def atomic_folder(target: Path | str) -> Iterator[Path]:
     """Yield an empty temporary folder beside `target`; on success it becomes `target`, on an error it is removed.
 
-    An existing `target` is replaced as a whole.
+    An existing `target` is replaced as a whole, and stays where that fails.
     """
     target = Path(target)
     make_folder(target.parent)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
     try:
         yield partial
-        partial.chmod(0o777 & ~_umask())
+        partial.chmod(0o777 & ~_UMASK)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent))
-            os.replace(target, old / target.name)
-            os.replace(partial, target)
-            shutil.rmtree(old)
+            try:
+                os.replace(target, old / target.name)
+                os.replace(partial, target)
+            finally:
+                if not target.exists():
+                    os.replace(old / target.name, target)
+                shutil.rmtree(old)
         else:
             os.replace(partial, target)
     finally:
@@ -95,9 +102,3 @@ def sha256(source: Path | str) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,28 @@ def test_a_failed_folder_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "old").write_text("")
+    rename = os.replace
+
+    def full(source: Path, where: Path) -> None:
+        if source.name.startswith(".partial-"):
+            raise OSError("no space")
+        rename(source, where)
+
+    def replace_it() -> None:
+        with atomic_folder(target) as partial:
+            (partial / "new").write_text("")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        replace_it()
+    assert [p.name for p in target.iterdir()] == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
 def test_json_keeps_order_and_says_what_is_wrong(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import torch
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, sha256, write_json
 from nnunet_ext.paths import results_root
+from nnunet_ext.training.settings import read_section
 from translation.cohort import Cohort
 from translation.method import LearnedMethod, TranslationMethod
-from translation.registry import checked, entry
+from translation.registry import entry
 from translation.settings import MSFNetSettings, VolumeSettings
 from translation.volume.preparation import RECORD, Preparation, atlas_of, read_preparation
 
@@ -84,7 +85,7 @@ def load_model(folder: Path, device: torch.device) -> Model:
         raise InputError(f"{folder}: holds no translation method, run `nnunet_ext translate fit` first")
     described = read_json(folder / DESCRIPTION)
     kind = entry(described["method"])
-    settings = checked(kind.settings, described["settings"], str(folder / DESCRIPTION))
+    settings = read_section({"settings": described["settings"]}, "settings", kind.settings, str(folder / DESCRIPTION))
     if isinstance(settings, MSFNetSettings):
         settings = settings.model_copy(update={"vgg19": None})
     preparation = read_preparation(folder)

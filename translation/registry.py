@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.training.settings import Section
+from nnunet_ext.training.settings import assignment, read_section
 from translation import settings as s
 
 if TYPE_CHECKING:
     from translation.method import TranslationMethod
-
-
-V = TypeVar("V", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -66,29 +60,5 @@ def build_settings(method: str, preset: str = "paper", overrides: tuple[str, ...
     if preset not in s.PRESETS:
         raise InputError(f"--preset {preset}: no such preset, one of {', '.join(s.PRESETS)} is needed")
     values: dict[str, Any] = {k: v for k, v in s.PRESETS[preset].items() if k in cls.model_fields}
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise InputError(f"--set {override}: no value, key=value is needed")
-        try:
-            values[key] = json.loads(value)
-        except json.JSONDecodeError:
-            values[key] = value
-    return checked(cls, values, f"--set ({method})")
-
-
-def checked(cls: type[V], values: dict[str, Any], where: str) -> V:
-    """Settings from values of unknown quality.
-
-    Raises:
-        InputError: naming `where`, the key, what was found and what is needed.
-    """
-    try:
-        return cls(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise InputError(f"{where}: {key} is not a setting, valid are {', '.join(cls.model_fields)}") from None
-        found = f"{key} is {first['input']!r}, " if key else ""
-        raise InputError(f"{where}: {found}{first['msg'].removeprefix('Value error, ').lower()}") from None
+    values |= map(assignment, overrides)
+    return read_section({method: values}, method, cls, "--set")

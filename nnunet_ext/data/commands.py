@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, arg
 
 from nnunet_ext.errors import InputError
+from nnunet_ext.flags import Several, flat
 
 if TYPE_CHECKING:
     from nnunet_ext.data.layouts.layout import Layout
@@ -39,8 +40,8 @@ Source = Annotated[Path, arg(metavar="SOURCE")]
 def folder(
     source: Positional[Source],
     target: Flat,
-    label: Annotated[list[str], UseAppendAction],
-    channel: Annotated[list[str], UseAppendAction],
+    label: Annotated[Several[str], arg(metavar="NAME=VALUE ...")],
+    channel: Annotated[Several[str], arg(metavar="NAME ...")],
     images: str | None = None,
     labels: str | None = None,
     domain: str = "",
@@ -51,15 +52,15 @@ def folder(
 
     Args:
         source: folder above images and labels.
-        label: NAME=VALUE of a structure; once for each.
-        channel: name of a channel, in order; once for each ("CT" tells nnU-Net that values are Hounsfield units).
+        label: NAME=VALUE of every structure.
+        channel: names of the channels, in order ("CT" tells nnU-Net that values are Hounsfield units).
         images: name of the image folder, if it is another.
         labels: name of the label folder, if it is another.
         domain: modality or site to record for every case.
     """
     from nnunet_ext.data.layouts import folder as layout
 
-    _convert(layout.find(source, _label_values(label), channel, images, labels, domain), target)
+    _convert(layout.find(source, _label_values(flat(label)), flat(channel), images, labels, domain), target)
 
 
 def acdc(source: Positional[Source], target: Flat) -> None:
@@ -185,7 +186,7 @@ def _convert(layout: Layout, target: Target) -> None:
     )
 
 
-def _label_values(texts: list[str]) -> dict[str, int]:
+def _label_values(texts: Sequence[str]) -> dict[str, int]:
     """`["RV=1", "LV=3"]` -> `{"RV": 1, "LV": 3}`."""
     values: dict[str, int] = {}
     for text in texts:

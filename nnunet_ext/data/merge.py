@@ -48,6 +48,8 @@ def load(dataset: str) -> RawDataset:
     name = dataset_name(dataset)
     folder = raw_root() / name
     description = read_json(folder / "dataset.json")
+    if absent := [key for key in ("file_ending", "channel_names", "labels") if key not in description]:
+        raise InputError(f"{folder / 'dataset.json'}: no {absent[0]}, which every nnU-Net dataset needs")
     suffix, channels = description["file_ending"], len(description["channel_names"])
     if any(isinstance(value, list) for value in description["labels"].values()):
         raise InputError(f"{folder / 'dataset.json'}: labels are regions, plain labels are needed")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunet_ext.data.dataset import unlabelled_cases
+from nnunet_ext.data.dataset import subjects, unlabelled_cases
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 from nnunet_ext.paths import dataset_name, preprocessed_root, raw_root
+from nnunet_ext.training.split import split_cases
 
 
 @dataclass(frozen=True)
@@ -33,27 +34,22 @@ class Cases:
     def of(cls, dataset: str | int, fold: int | str = "all") -> Cases:
         """Cases of a dataset given by id or name.
 
-        `fold` is nnU-Net's: a number takes that fold's training cases from splits_final.json, so that no label of a
-        validation case is used; "all" takes every case.
+        `fold` is nnU-Net's: a number takes that fold's training cases, so that no label of a validation case is used;
+        "all" takes every case. The folds are those of the trainers, which are stored if they are not there yet.
 
         Raises:
             InputError: for an unknown dataset or fold, or without a labelled case.
         """
+        if str(fold) != "all" and not str(fold).isdigit():
+            raise InputError(f"-f {fold}: no such fold, all or a number from 0 is needed")
         name = dataset_name(dataset)
         folder = raw_root() / name
         content = read_json(folder / "dataset.json")
         ending = content["file_ending"]
-        names = {p.name[: -len(f"_0000{ending}")] for p in (folder / "imagesTr").glob(f"*_0000{ending}")}
-        if str(fold) != "all":
-            splits = preprocessed_root() / name / "splits_final.json"
-            folds = read_json(splits)
-            if not str(fold).isdigit() or int(fold) >= len(folds):
-                raise InputError(f"-f {fold}: no such fold, all or 0 to {len(folds) - 1} is needed ({splits})")
-            names &= set(folds[int(fold)]["train"])
-        unlabelled = unlabelled_cases(content) & names
-        if not names - unlabelled:
-            raise InputError(f"{folder}: no labelled training case in fold {fold}, at least one is needed")
-        return cls(folder, ending, tuple(sorted(names - unlabelled)), tuple(sorted(unlabelled)))
+        names = [p.name[: -len(f"_0000{ending}")] for p in (folder / "imagesTr").glob(f"*_0000{ending}")]
+        splits_file = preprocessed_root() / name / "splits_final.json"
+        split = split_cases(names, unlabelled_cases(content), fold, splits_file, subjects(content))
+        return cls(folder, ending, tuple(split.labelled), tuple(split.unlabelled))
 
     def __iter__(self):
         return iter(sorted((*self.labelled, *self.unlabelled)))

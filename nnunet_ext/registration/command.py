@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from nnunet_ext.errors import InputError
 from nnunet_ext.registration.settings import RegistrationSettings
-from nnunet_ext.training.settings import read_section
+from nnunet_ext.training.settings import assignment, read_section
 
 
 def run(
@@ -44,13 +42,5 @@ def settings_from(transform: str, scheme: str, assignments: Iterable[str]) -> Re
     Raises:
         InputError: for an assignment, key or value that is not valid.
     """
-    overrides: dict[str, Any] = {"transform": transform, "scheme": scheme}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise InputError(f"--set {assignment}: KEY=VALUE is needed")
-        try:
-            overrides[key] = json.loads(text)
-        except json.JSONDecodeError:
-            overrides[key] = text
+    overrides = {"transform": transform, "scheme": scheme, **dict(map(assignment, assignments))}
     return read_section({"registration": overrides}, "registration", RegistrationSettings, "--set")

@@ -164,9 +164,12 @@ class RegistrationStore:
         return min(scores)
 
     def best(self, case: str) -> str | None:
-        """Best registration selection: the labelled case whose labels suit `case` best; None if every pair failed."""
+        """Best registration selection: the labelled case whose labels suit `case` best; None if every pair failed.
+
+        Of several with the same score it is the first by name, as in `fuse`.
+        """
         scores = {q: s for q in self.cases.labelled if q != case and (s := self.score(q, case)) is not None}
-        return max(scores, key=lambda q: (scores[q], q)) if scores else None
+        return max(scores, key=lambda q: scores[q]) if scores else None
 
     def propagated_label(
         self, case: str, like: sitk.Image | None = None, fusion: str | None = None

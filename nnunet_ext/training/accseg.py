@@ -123,8 +123,7 @@ class AccSegTrainer(AdaptationTrainer):
             enable_deep_supervision,
         )
 
-    def initialize(self) -> None:
-        super().initialize()
+    def build_side_networks(self) -> None:
         s, channels, dims = self.settings, self.num_input_channels, len(self.configuration_manager.patch_size)
         width = s.width or WIDTH[dims]
         generator = ResNetGenerator(channels, channels, width, s.blocks, spatial_dims=dims, stride=self.stride)

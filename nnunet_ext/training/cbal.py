@@ -102,6 +102,8 @@ class CBALTrainer(AdaptationTrainer):
         # nnU-Net asks the same method for the network that it trains and for the one that it predicts with.
         self.build_network_architecture = self._build_with_features  # type: ignore[method-assign]
         super().initialize()
+
+    def build_side_networks(self) -> None:
         self.judge: SideNetworks | None = None
         if self.settings.adversarial_weight > 0:
             judge = PatchDiscriminator(

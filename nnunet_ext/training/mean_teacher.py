@@ -42,8 +42,7 @@ class MeanTeacherTrainer(FewLabelTrainer):
     section: ClassVar[str] = "MeanTeacher"
     Settings: ClassVar[type[Section]] = MeanTeacherSettings
 
-    def initialize(self) -> None:
-        super().initialize()
+    def build_side_networks(self) -> None:
         student = checkpoint.unwrap(self.network)
 
         def build() -> nn.Module:

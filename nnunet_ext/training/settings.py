@@ -147,4 +147,6 @@ def read_section(overrides: Mapping[str, Any], name: str, cls: type[S], where: s
         key = ".".join((name, *(str(part) for part in first["loc"])))
         if first["type"] == "extra_forbidden":
             raise InputError(f"{where}: {key} is not a setting, valid are {', '.join(cls.model_fields)}") from None
-        raise InputError(f"{where}: {key} is {first['input']!r}, {first['msg'].lower()}") from None
+        # What a class says of several settings at once has no place of its own, and their values would be a long line.
+        found = f"{key} is {first['input']!r}, " if first["loc"] else f"{name}: "
+        raise InputError(f"{where}: {found}{first['msg'].removeprefix('Value error, ').lower()}") from None

@@ -43,7 +43,7 @@ class ExtTrainer(nnUNetTrainer):
 
     A trainer overrides
     - `section` and `Settings`, its part of the settings: `self.settings`, beside the shared `self.schedule`;
-    - `build_network_architecture` for the network that predicts, `initialize` to add what only training needs;
+    - `build_network_architecture` for the network that predicts, `build_side_networks` to add what only training needs;
     - `training_batches` where a batch is more than labelled patches;
     - `train_step`, calling `log_terms` and `step_done`;
     - `inference_module`, where the network that predicts is not all of `self.network`;
@@ -86,6 +86,10 @@ class ExtTrainer(nnUNetTrainer):
         seed_everything(self.schedule.seed)
         with exit_on_input_error(type(self).__name__):  # settings that do not fit one another
             super().initialize()
+            self.build_side_networks()
+
+    def build_side_networks(self) -> None:
+        """Build what only training needs; network, optimiser and loss are there. Here: nothing."""
 
     # What a checkpoint holds.
 

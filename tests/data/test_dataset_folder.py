@@ -130,7 +130,7 @@ def test_an_interrupted_conversion_leaves_nothing_and_can_be_repeated(
         real(case, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(writer, "write_case", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="1"):
         dataset("folder", source, "-d", 7, *LABELS)
     assert list((nnunet_root / "raw").iterdir()) == []
     monkeypatch.setattr(writer, "write_case", real)

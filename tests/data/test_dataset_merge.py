@@ -98,3 +98,14 @@ def test_datasets_that_do_not_go_together_are_refused(
     volume(tmp_path / "two" / "labels" / "n.mha", [0, 1])
     dataset("folder", tmp_path / "two", "-d", 6, "--label", "inner=1")
     assert "2 channels, 1 are needed" in refused("merge", "-d", 3, "--source", 1, "--target", 6)
+
+
+def test_a_description_without_what_every_dataset_has_is_refused(
+    two: Path, refused: Refused, nnunet_root: Path
+) -> None:
+    file = nnunet_root / "raw" / "Dataset002_far" / "dataset.json"
+    content = json.loads(file.read_text())
+    del content["file_ending"]
+    file.write_text(json.dumps(content))
+    line = refused("merge", "-d", 3, "--source", 1, "--target", 2)
+    assert f"{file}: no file_ending" in line

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from registration_phantoms import blob_stack, dice
 
 from nnunet_ext.cli import main
@@ -116,14 +117,41 @@ def test_settings_and_labelled_cases_have_their_own_folder(blobs, quick):
     root = RegistrationStore.open(777, quick).root
     assert RegistrationStore.open(NAME, quick).root == root
     assert RegistrationStore.open(777, quick.model_copy(update={"margin": 0.2})).root != root
-    write_json(root.parents[1] / "splits_final.json", [{"train": ["one", "three"], "val": ["two"]}])
+    write_json(root.parents[1] / "splits_final.json", [{"train": ["one", "three"], "val": ["two", "four"]}])
     of_fold = RegistrationStore.open(777, quick, 0)
     assert of_fold.root != root
     assert of_fold.cases.labelled == ("one",)
-    with pytest.raises(InputError, match="-f 5"):
+    assert of_fold.cases.unlabelled == ("four", "three")  # without a label, `four` trains whatever the split says
+    with pytest.raises(InputError, match="fold 5 was asked for"):
         RegistrationStore.open(777, quick, 5)
     with pytest.raises(ValueError, match="must not be read"):
         of_fold.cases.labels("two")
+
+
+def test_before_the_first_training_the_folds_are_the_trainers(nnunet_root, quick):
+    names = [f"case{i}" for i in range(7)]
+    folder = nnunet_root / "raw" / NAME
+    (folder / "imagesTr").mkdir(parents=True)
+    for name in names:
+        (folder / "imagesTr" / f"{name}_0000.nii.gz").touch()
+    content = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "wall": 1}, "file_ending": ".nii.gz"}
+    write_json(folder / "dataset.json", {**content, "nnunet_ext": {"unlabelled": ["case6"]}})
+    cases = RegistrationStore.open(777, quick, 2).cases
+    expected = generate_crossval_split(names[:6], seed=12345, n_splits=5)[2]  # nnU-Net's own
+    assert cases.labelled == tuple(expected["train"])
+    assert cases.unlabelled == ("case6",)
+    # A training that comes later finds the same split.
+    stored = json.loads((nnunet_root / "preprocessed" / NAME / "splits_final.json").read_text())
+    assert stored[2] == {"train": [*expected["train"], "case6"], "val": list(expected["val"])}
+
+
+def test_best_of_equal_scores_is_the_one_that_fuse_takes(blobs, quick, monkeypatch):
+    store = RegistrationStore.open(777, quick)
+    monkeypatch.setattr(RegistrationStore, "score", lambda self, labelled, case: 0.5)
+    monkeypatch.setattr(RegistrationStore, "transform", lambda self, q, case: sitk.TranslationTransform(3))
+    fused = sitk.GetArrayFromImage(store.propagated_label("three", fusion="best"))
+    of = {q: sitk.GetArrayFromImage(store.cases.labels(q)) for q in LABELLED}
+    assert [q for q in LABELLED if np.array_equal(of[q], fused)] == [store.best("three")]
 
 
 def _runner(tmp_path: Path, body: str) -> list[str]:
@@ -216,7 +244,8 @@ def test_the_command_writes_a_report(blobs, tmp_path, capsys):
         (["--set", "serch_size=40"], "serch_size is not a setting"),
         (["--set", "margin"], "KEY=VALUE"),
         (["--jobs", "0"], "--jobs 0"),
-        (["-f", "0"], "splits_final.json"),
+        (["-f", "0"], "too few for 5 folds, use fold all or write a split"),
+        (["-f", "first"], "-f first: no such fold"),
     ],
 )
 def test_wrong_input_is_one_line(blobs, capsys, words, message):

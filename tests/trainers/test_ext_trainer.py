@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from nnunet_ext.errors import InputError
 from nnunet_ext.training.trainer import ExtTrainer
 
 NAME = "nnUNetTrainerCSUNet"  # has dropout, so the global random state matters too
@@ -187,10 +188,14 @@ class PairTrainer(ExtTrainer):
         self.bank, self.count = state["bank"], state["count"]
 
 
-def pair(tiny: Path) -> PairTrainer:
+def made(cls: type[ExtTrainer], tiny: Path) -> ExtTrainer:
     base = tiny / "preprocessed" / "Dataset901_Tiny"
     plans, dataset = (json.loads((base / f"{n}.json").read_text()) for n in ("nnUNetPlans", "dataset"))
-    return PairTrainer(plans, "2d", 0, dataset, torch.device("cpu"))
+    return cls(plans, "2d", 0, dataset, torch.device("cpu"))
+
+
+def pair(tiny: Path) -> ExtTrainer:
+    return made(PairTrainer, tiny)
 
 
 def test_only_what_predicts_is_in_network_weights_and_the_rest_comes_back(tiny):
@@ -249,6 +254,20 @@ def test_wrong_settings_stop_before_training(train, change_settings, tiny, capsy
     assert error.count("\n") == 1
     assert re.search(message, error)
     assert not list((tiny / "results").rglob("fold_0"))
+
+
+class Unfit(ExtTrainer):
+    def build_side_networks(self):
+        raise InputError("discriminator: too many layers")
+
+
+def test_networks_beside_the_predicting_one_that_cannot_be_built_are_one_line(tiny, capsys):
+    trainer = made(Unfit, tiny)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        trainer.initialize()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "Unfit: discriminator: too many layers\n"
 
 
 def test_settings_that_do_not_fit_one_another_stop_before_training(train, change_settings, tiny, capsys):

@@ -145,7 +145,7 @@ def test_an_even_edge_of_mind_is_refused(train, change_settings, capsys):
     with pytest.raises(SystemExit) as stop:
         train(NAME)
     assert stop.value.code == 2
-    assert "AccSeg.mind_patch is 6, value error, an odd edge length is needed" in capsys.readouterr().err
+    assert "AccSeg.mind_patch is 6, an odd edge length is needed" in capsys.readouterr().err
 
 
 class Killed(BaseException):

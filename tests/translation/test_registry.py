@@ -42,7 +42,7 @@ def test_overrides_are_json_or_text():
         ("cut", "gpu", "", "one of paper, cpu"),
         ("cut", "paper", "widht=3", "widht is not a setting, valid are"),
         ("cut", "paper", "width=wide", "width is 'wide'"),
-        ("cut", "paper", "width", "key=value is needed"),
+        ("cut", "paper", "width", "KEY=VALUE is needed"),
         ("cut", "paper", "slices=2", "slices must be odd"),
         ("cut", "paper", "crop=[16,16]", "at least 64 pixels"),
         ("cut", "paper", "percentiles=[99,1]", "increasing"),

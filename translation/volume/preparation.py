@@ -14,7 +14,7 @@ from pydantic import Field
 from nnunet_ext.data.images import read_scan
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, sha256
-from nnunet_ext.training.settings import Section
+from nnunet_ext.training.settings import Section, read_section
 from translation.settings import VolumeSettings
 from translation.volume.atlas import register_affine
 from translation.volume.grid import Grid, Placement, working_grid
@@ -162,6 +162,4 @@ def atlas_of(preparation: Preparation, folder: Path) -> sitk.Image | None:
 
 def read_preparation(folder: Path) -> Preparation:
     """The record in a model folder."""
-    from translation.registry import checked
-
-    return checked(Preparation, read_json(folder / RECORD), str(folder / RECORD))
+    return read_section({"preparation": read_json(folder / RECORD)}, "preparation", Preparation, str(folder / RECORD))
