@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_ext.data.dataset import Case, write_dataset
+from nnunet_ext.device import pick_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import atomic_path, write_json
 from nnunet_ext.paths import new_dataset_name
@@ -22,7 +23,6 @@ from translation.gate import GateSettings, Verdict, failures, judge
 from translation.model import Model, default_folder, load_model
 from translation.registry import METHODS
 from translation.volume.consistency import TOLERANCE, consistency
-from translation.watch import pick_device
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from nnunet_ext.data.images import read as read_image
 from nnunet_ext.data.images import require_same_grid
+from nnunet_ext.device import pick_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.progress import progress
 from nnunet_ext.seeding import seed_everything
@@ -31,7 +32,7 @@ from translation.sampling import Batches
 from translation.settings import MSFNetSettings, TranslationSettings
 from translation.volume.cache import prepare_cohorts
 from translation.volume.preparation import atlas_of, place
-from translation.watch import Board, Watch, image_grid, pick_device, spread
+from translation.watch import Board, Watch, image_grid, spread
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nnunet_ext.errors import InputError
 from nnunet_ext.files import atomic_path
 from translation.sampling import Batch
 
@@ -114,18 +112,3 @@ class Board:
         if images is not None:
             self.writer.add_images("translated", (images.clamp(-1, 1) + 1) / 2, epoch)
         self.writer.flush()
-
-
-def pick_device(name: str | None) -> torch.device:
-    """The device that a flag names, or the first GPU, or the CPU.
-
-    Raises:
-        InputError: when it is not there.
-    """
-    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(chosen)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {chosen}: {str(error).splitlines()[0]}; cpu, cuda or cuda:N is needed") from None
-    return device

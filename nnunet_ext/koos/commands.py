@@ -45,8 +45,8 @@ def fit(
         frozen: --no-frozen: the paper's ablation, both encoders learn on with the head.
         device: cpu, cuda, cuda:1, ...
     """
+    from nnunet_ext.device import pick_device
     from nnunet_ext.koos.fit import fit as run
-    from nnunet_ext.koos.model import pick_device
     from nnunet_ext.koos.settings import build_settings
 
     flags = {k: False for k, on in (("pretraining", pretraining), ("frozen", frozen)) if not on}
@@ -84,7 +84,8 @@ def predict(
         pattern: file names to take, such as {case}_hrT2.nii.gz.
         device: cpu, cuda, cuda:1, ...
     """
-    from nnunet_ext.koos.model import load_model, pick_device
+    from nnunet_ext.device import pick_device
+    from nnunet_ext.koos.model import load_model
     from nnunet_ext.koos.predict import predict_folder
 
     graded = predict_folder(scans, masks, load_model(model, pick_device(device)), output, pattern)

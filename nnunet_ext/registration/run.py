@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import joblib
 import SimpleITK as sitk
@@ -15,12 +15,12 @@ from filelock import Timeout
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json
+from nnunet_ext.jobs import Backend, job_backend
 from nnunet_ext.progress import progress
 from nnunet_ext.registration.pairwise import Registration, register_case
 from nnunet_ext.registration.store import RegistrationStore
 
 log = logging.getLogger(__name__)
-Backend = Literal["loky", "dask", "ray"]
 
 
 def register_dataset(
@@ -47,7 +47,7 @@ def register_dataset(
     missing = [case for case in store.missing() if case in wanted]
     log.info("%s: %d of %d cases to register", store.root, len(missing), len(wanted))
     if missing:
-        with _backend(backend, jobs):
+        with job_backend(backend, jobs):
             parallel = joblib.Parallel(n_jobs=jobs, return_as="list" if backend == "ray" else "generator_unordered")
             work = parallel(joblib.delayed(register_job)(store, case) for case in missing)
             for _ in progress(work, "registering", total=len(missing)):
@@ -127,33 +127,3 @@ def _one_thread() -> Iterator[None]:
     finally:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before[0])
         torch.set_num_threads(before[1])
-
-
-@contextmanager
-def _backend(backend: Backend, jobs: int) -> Iterator[None]:
-    """Make `backend` joblib's choice; a Dask cluster that was started here is stopped again."""
-    if backend == "loky":
-        with joblib.parallel_config("loky"):
-            yield
-    elif backend == "dask":
-        try:
-            from distributed import Client, LocalCluster, get_client
-        except ImportError:
-            raise InputError("--backend dask: not installed, pip install 'nnunet_ext[dask]' is needed") from None
-        with ExitStack() as stack:
-            try:
-                get_client()
-            except ValueError:
-                workers = joblib.cpu_count() if jobs == -1 else jobs
-                cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-                stack.enter_context(Client(stack.enter_context(cluster)))
-            with joblib.parallel_config("dask"):
-                yield
-    else:
-        try:
-            from ray.util.joblib import register_ray
-        except ImportError:
-            raise InputError("--backend ray: not installed, pip install 'nnunet_ext[ray]' is needed") from None
-        register_ray()
-        with joblib.parallel_config("ray"):
-            yield

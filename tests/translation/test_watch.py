@@ -6,9 +6,10 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from nnunet_ext.device import pick_device
 from nnunet_ext.errors import InputError
 from translation.sampling import Batch
-from translation.watch import PATIENCE, Watch, image_grid, pick_device, spread
+from translation.watch import PATIENCE, Watch, image_grid, spread
 
 FINE = {"discriminator": 0.25, "spread_output": 0.2, "spread_target": 0.3}
 
