@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,7 @@ def rows(maps: Tensor, image: Tensor, place: Tensor) -> Tensor:
     return maps.flatten(2)[image, :, place]
 
 
-class Contrast(nn.Module):
+class Contrast(nn.Module, ABC):
     """A contrastive term with its projectors and whatever it remembers.
 
     Args:
@@ -107,6 +108,7 @@ class Contrast(nn.Module):
         self.classes = classes
         self.projectors = Projectors(channels, settings.width, settings.dim)
 
+    @abstractmethod
     def forward(self, pixels: Pixels, progress: float) -> tuple[Tensor, Terms]:
         """The loss summed over scales, and what to log.
 
@@ -114,7 +116,6 @@ class Contrast(nn.Module):
             pixels: of this step.
             progress: 0 at the first update, 1 at the last.
         """
-        raise NotImplementedError
 
     def memory(self) -> dict[str, Any]:
         """What is remembered from step to step, for the checkpoint."""
