@@ -25,3 +25,16 @@ def exit_on_input_error(who: str) -> Iterator[None]:
     except InputError as error:
         sys.stderr.write(f"{who}: {error}\n")
         raise SystemExit(2) from None
+
+
+def reason(error: BaseException) -> str:
+    """What another library's error says in its last line: ITK's come with a page about where in its code they arose."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("Reason:")]
+    return lines[-1] if lines else type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and last line of an error that is not the user's."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"

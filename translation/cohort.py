@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from nnunet_ext.data.dataset import IGNORE, domains, subjects, unlabelled_cases
 from nnunet_ext.data.images import ENDINGS, natural, read_scan, require_same_grid
 from nnunet_ext.data.images import read as read_image
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import InputError, reason
 from nnunet_ext.files import read_json
 from nnunet_ext.paths import dataset_name, raw_root
 
@@ -58,8 +58,8 @@ class Cohort:
         try:
             reader.ReadImageInformation()
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise InputError(f"{self.image_path(case)}: not readable ({reason}), an intact scan is needed") from None
+            found = f"not readable ({reason(error)})"
+            raise InputError(f"{self.image_path(case)}: {found}, an intact scan is needed") from None
         return reader.GetSpacing()
 
     def image(self, case: str) -> sitk.Image:

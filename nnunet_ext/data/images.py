@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
-from nnunet_ext.errors import InputError
+from nnunet_ext.data.nifti import NIFTI_ENDINGS, require_complete
+from nnunet_ext.errors import InputError, reason
 
 # What is looked for in a user's folder, and the part of it that nnU-Net reads with SimpleITK, as everything here does
 # (it opens plain .nii with another library that flips axes and keeps NaN).
@@ -83,13 +78,12 @@ def read(path: Path, first_component: bool = False) -> sitk.Image:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file, a scan is needed")
+    if path.name.endswith(NIFTI_ENDINGS):
+        require_complete(path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        reason = [line.strip() for line in str(error).splitlines() if line and not line.startswith("Reason:")][-1]
-        raise InputError(f"{path}: not readable as an image ({reason}), an intact scan is needed") from None
-    if path.name.endswith((".nii", ".nii.gz")):
-        _require_complete_nifti(path)
+        raise InputError(f"{path}: not readable as an image ({reason(error)}), an intact scan is needed") from None
     if first_component and image.GetNumberOfComponentsPerPixel() > 1:
         image = sitk.VectorIndexSelectionCast(image, 0)
     if image.GetDimension() not in (2, 3) or image.GetNumberOfComponentsPerPixel() != 1:
@@ -98,24 +92,6 @@ def read(path: Path, first_component: bool = False) -> sitk.Image:
             "a 2D or 3D scan with one value per voxel is needed (one file per channel)"
         )
     return image
-
-
-def _require_complete_nifti(path: Path) -> None:
-    """ITK fills what a truncated NIfTI file lacks with zeros and says nothing."""
-    found = 0
-    try:
-        image: Any = nibabel.load(path)
-        values = image.dataobj
-        needed = values.offset + int(np.prod(values.shape)) * values.dtype.itemsize
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                found += len(block)
-    except (EOFError, OSError, zlib.error, ImageFileError, HeaderDataError) as error:
-        raise InputError(f"{path}: not readable as an image ({error}), an intact scan is needed") from None
-    if found < needed:
-        raise InputError(
-            f"{path}: truncated, {found} bytes where its header announces {needed}, an intact scan is needed"
-        )
 
 
 def read_scan(path: Path) -> sitk.Image:

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from nnunet_ext.data.images import NNUNET_ENDINGS, ending, natural, stem
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import InputError, one_line
 from nnunet_ext.files import atomic_path
 from nnunet_ext.inference.images import read_scan, write_mask
 from nnunet_ext.inference.memory import NoRoom
@@ -102,7 +102,7 @@ def predict_folder(predictor: Predictor, cases: Sequence[Case], target: Path, ag
             write_mask(mask, logits.scan, partial)
 
     def note(case: Case, error: BaseException) -> None:
-        line = str(error) if isinstance(error, InputError) else f"{case.files[0]}: {_line(error)}"
+        line = str(error) if isinstance(error, InputError) else f"{case.files[0]}: {one_line(error)}"
         failed[case.name] = line
         log.error("%s", line)
 
@@ -183,8 +183,3 @@ def _add(group: dict[int, Path], channel: int, file: Path) -> None:
     if other := group.get(channel):
         raise InputError(f"{file}: a second file for one channel of one case beside {other}, exactly one is needed")
     group[channel] = file
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
-from nibabel.openers import ImageOpener
-from nibabel.spatialimages import HeaderDataError
 
 from nnunet_ext.data.images import require_same_grid
-from nnunet_ext.errors import InputError
+from nnunet_ext.data.nifti import NIFTI_ENDINGS, require_complete
+from nnunet_ext.errors import InputError, reason
 from nnunet_ext.inference.memory import require_room
 
 # Cosines further than this from orthonormal are a sheared grid, not rounding.
 ORTHONORMAL_TOLERANCE = 1e-3
-NIFTI2_SIZE = 540
 ORIENTATION_OF_REORIENTING_READERS = "RAS"
 
 
@@ -95,6 +89,18 @@ def read_scan(paths: Sequence[Path], reorient: bool = False) -> Scan:
     return Scan(str(paths[0]), channels, grid, geometry)
 
 
+def mask_image(mask: np.ndarray, scan: Scan) -> sitk.Image:
+    """A label map (z, y, x) on `scan.grid` as an image in the scan's own orientation and geometry."""
+    image = sitk.GetImageFromArray(mask)
+    scan.grid.put(image)
+    if scan.grid != scan.geometry:
+        code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(scan.geometry.direction)
+        image = sitk.DICOMOrient(image, code)
+    # The grid of the input, to the last bit, whatever turning it there and back has rounded.
+    scan.geometry.put(image)
+    return image
+
+
 def write_mask(mask: np.ndarray, scan: Scan, path: Path) -> None:
     """Write a label map in the scan's own orientation and geometry; compressed, uint8 (uint16 above 255 labels).
 
@@ -104,19 +110,13 @@ def write_mask(mask: np.ndarray, scan: Scan, path: Path) -> None:
     Raises:
         OSError: when the file could not be written in full.
     """
-    image = sitk.GetImageFromArray(mask)
-    scan.grid.put(image)
-    if scan.grid != scan.geometry:
-        code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(scan.geometry.direction)
-        image = sitk.DICOMOrient(image, code)
-    # The grid of the input, to the last bit, whatever turning it there and back has rounded.
-    scan.geometry.put(image)
+    image = mask_image(mask, scan)
     # Some of ITK's writers do not notice a full disk, so the file is read back.
     try:
         sitk.WriteImage(image, str(path), useCompression=True)
         written = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise OSError(f"{path.name} could not be written ({_reason(error)})") from None
+        raise OSError(f"{path.name} could not be written ({reason(error)})") from None
     if not np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image)):
         raise OSError(f"{path.name} could not be written in full")
 
@@ -126,7 +126,7 @@ def _read_channel(path: Path) -> sitk.Image:
         raise InputError(f"{path}: no such file, a scan is needed")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: 0 bytes, a scan is needed")
-    if path.name.endswith((".nii", ".nii.gz")):
+    if path.name.endswith(NIFTI_ENDINGS):
         _check_nifti(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -135,7 +135,7 @@ def _read_channel(path: Path) -> sitk.Image:
         _check_kind(reader, path)
         image = reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"{path}: not readable as an image ({_reason(error)}), an intact scan is needed") from None
+        raise InputError(f"{path}: not readable as an image ({reason(error)}), an intact scan is needed") from None
     if not (np.isfinite(image.GetSpacing()).all() and min(image.GetSpacing()) > 0):
         raise InputError(f"{path}: spacing {_times(image.GetSpacing())} mm, positive numbers are needed")
     if not np.isfinite(image.GetOrigin()).all():
@@ -169,15 +169,7 @@ def _check_direction(direction: np.ndarray, path: Path) -> None:
 def _check_nifti(path: Path) -> None:
     """What ITK lets pass in a NIfTI file: it fills a cut-off file with zeros, takes 1 mm for a spacing of 0, and
     falls back on the quaternion when the affine is sheared."""
-    try:
-        header = _nifti_header(path)
-        voxels = int(np.prod(header.get_data_shape(), dtype=np.int64))
-    except (HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
-        raise InputError(f"{path}: not readable as NIfTI ({_reason(error)}), an intact scan is needed") from None
-    end = int(header["vox_offset"]) + voxels * int(header["bitpix"]) // 8
-    there = _bytes(path, end)
-    if there < end:
-        raise InputError(f"{path}: truncated ({there} of {end} bytes), an intact scan is needed")
+    header = require_complete(path)
     spacing = header["pixdim"][1:4].astype(float)
     if not (np.isfinite(spacing).all() and (np.abs(spacing) > 0).all()):
         raise InputError(f"{path}: spacing {_times(spacing)} mm, positive numbers are needed")
@@ -187,38 +179,6 @@ def _check_nifti(path: Path) -> None:
         if not (np.isfinite(lengths).all() and lengths.min() > 0):
             raise InputError(f"{path}: singular direction matrix (sform), three axes at right angles are needed")
         _check_direction(affine / lengths, path)
-
-
-def _nifti_header(path: Path) -> Any:
-    """The header as it is in the file: reading the image would already mend it."""
-    with ImageOpener(str(path)) as stream:
-        size = int(np.frombuffer(stream.read(4), "<i4")[0])
-        stream.seek(0)
-        kind = nibabel.Nifti2Header if NIFTI2_SIZE in (size, _swapped(size)) else nibabel.Nifti1Header
-        return kind.from_fileobj(stream, check=False)
-
-
-def _swapped(size: int) -> int:
-    return int(np.int32(size).byteswap())
-
-
-def _bytes(path: Path, wanted: int) -> int:
-    """How many bytes of content there are, counted to the end of the gzip stream (and so of its checksum)."""
-    if not path.name.endswith(".gz"):
-        return path.stat().st_size
-    count = 0
-    try:
-        with gzip.open(path, "rb") as stream:
-            while block := stream.read(1 << 20):
-                count += len(block)
-    except (OSError, EOFError, zlib.error):
-        return min(count, wanted - 1)
-    return count
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).removeprefix("Reason: ")
 
 
 def _times(values: Sequence[float] | np.ndarray) -> str:

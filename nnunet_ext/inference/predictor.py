@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_ext.device import pick_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.inference import postprocessing
 from nnunet_ext.inference.estimate import Stages, activation_bytes, needed_bytes
@@ -73,7 +74,7 @@ class Predictor:
 
     def __init__(self, model: Model, device: str | None = None, step: float = STEP, mirror: bool = True) -> None:
         self.model = model
-        self.device = _device(device)
+        self.device = pick_device(device)
         on_cpu = self.device.type == "cpu"
         self.networks = [[self._network(member, fold) for fold in member.folds] for member in model.members]
         self._threads = torch.get_num_threads() if on_cpu else 1
@@ -237,17 +238,3 @@ class _Means:
 def _one_core() -> None:
     """Start of a network thread: it computes alone, the other threads have the other cores."""
     torch.set_num_threads(1)
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"--device {name}: not a device, cpu, cuda or cuda:N is needed") from None
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device {name}: cpu, cuda or cuda:N is needed")
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise InputError(f"--device {name}: {torch.cuda.device_count()} CUDA devices are usable here, cpu always is")
-    return device

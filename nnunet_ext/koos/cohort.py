@@ -33,9 +33,11 @@ class View:
         """Scan and label map.
 
         Raises:
-            InputError: for a file that is missing or unreadable, or grids that differ.
+            InputError: for a file that is missing, unreadable or not 3D, or grids that differ.
         """
         image, label = read_scan(self.image), read_image(self.mask)
+        if image.GetDimension() != 3:
+            raise InputError(f"{self.image}: {image.GetDimension()} dimensions, a 3D scan is needed")
         require_same_grid(image, label, self.image, self.mask)
         return image, label
 

@@ -323,7 +323,7 @@ def _four_dimensions(s: Path) -> None:
         (_two_labels, ["labels/c.nii.gz", "labels/c.mha", "exactly one"]),
         (_garbage, ["images/c.nii.gz", "not readable"]),
         (_short, ["images/c.nii.gz", "truncated, 400 bytes", "592"]),
-        (_cut_off, ["images/c.nii.gz", "not readable"]),
+        (_cut_off, ["images/c.nii.gz", "truncated"]),
         (_nan, ["images/c.mha", "1 voxels are NaN"]),
         (_four_dimensions, ["images/c.nii.gz", "4 dimensions"]),
     ],
