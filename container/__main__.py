@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from container.outputs import check_output, remove_staging
 from container.settings import Settings, parse
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import InputError, one_line
 
 # torch takes more than a second to import: the server answers before, and a wrong command line does not wait for it.
 if TYPE_CHECKING:
     from nnunet_ext.inference.predictor import Predictor
+    from nnunet_ext.koos.packaged import Grader
 
 log = logging.getLogger("container")
 
@@ -40,8 +41,7 @@ def _guarded(settings: Settings) -> int:
         return 2
     except Exception as error:
         log.exception("unexpected error")
-        line = (str(error).strip().splitlines() or ["no message"])[-1]
-        print(f"container: {type(error).__name__}: {line}", file=sys.stderr, flush=True)
+        print(f"container: {one_line(error)}", file=sys.stderr, flush=True)
         return 1
     return 0
 
@@ -66,7 +66,10 @@ def _run(settings: Settings) -> None:
         cases = find_cases(settings.input, predictor.model.first.channels, settings.pattern, settings.names)
     except InputError as error:
         raise InputError(f"{error}, or a case with {INPUTS}") from None
+    grader = _grader(predictor)
     failed = predict_folder(predictor, cases, settings.output)
+    if grader is not None:
+        failed |= grader.grade_folder([case for case in cases if case.name not in failed], settings.output)
     if failed:
         first = next(iter(failed.values()))
         raise InputError(f"{len(failed)} of {len(cases)} cases failed, the first: {first}")
@@ -76,7 +79,8 @@ def _processor(settings: Settings) -> Callable[[], list[str]]:
     from container.case import process_case
 
     predictor = _predictor(settings)
-    return lambda: process_case(predictor, settings.input, settings.output)
+    grader = _grader(predictor)
+    return lambda: process_case(predictor, settings.input, settings.output, grader)
 
 
 def _predictor(settings: Settings) -> Predictor:
@@ -85,6 +89,15 @@ def _predictor(settings: Settings) -> Predictor:
 
     model = read_package(settings.model)
     return Predictor(model, settings.device, FAST_STEP if settings.fast else STEP, mirror=not settings.fast)
+
+
+def _grader(predictor: Predictor) -> Grader | None:
+    """What grades the masks, if the package holds a Koos model."""
+    if predictor.model.koos is None:
+        return None
+    from nnunet_ext.koos.packaged import Grader
+
+    return Grader(predictor.model, predictor.device)
 
 
 def _stop_at_once(settings: Settings) -> None:

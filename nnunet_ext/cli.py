@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import io
 import logging
-import re
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr
-from itertools import dropwhile, takewhile
 from pathlib import Path
-from textwrap import dedent
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -21,6 +14,7 @@ from nnunet_ext.data import commands as dataset_commands
 from nnunet_ext.errors import InputError
 from nnunet_ext.flags import Several, flat, required
 from nnunet_ext.koos import commands as koos_commands
+from nnunet_ext.parsing import parse
 from nnunet_ext.workspace import CommandError
 
 
@@ -221,6 +215,8 @@ def predict(
 ) -> None:
     """Predict every scan of a folder with one resident model; a bad scan costs only itself.
 
+    A package with a Koos model also writes predictions.csv and predictions.json, the grades, beside the masks.
+
     Args:
         scans: folder of scans (NAME_0000.nii.gz, ... or, for a model of one channel, any name).
         target: folder of the masks, made if missing; cases whose mask is there are skipped.
@@ -250,6 +246,7 @@ def package(
     checkpoint: str = "checkpoint_final.pth",
     sockets: Path | None = None,
     postprocessing: Path | None = None,
+    koos: Path | None = None,
 ) -> None:
     """Pack trained models into what the container loads: weights without a pickle, plans, checksums.
 
@@ -260,10 +257,11 @@ def package(
         checkpoint: file name of the checkpoints.
         sockets: JSON that says which socket feeds which channel and where outputs go.
         postprocessing: nnU-Net's postprocessing.json or .pkl; by default the one in the model folder, if any.
+        koos: folder that `koos fit` wrote: the container then grades every scan with the mask that it found.
     """
     from nnunet_ext.inference.command import package as run
 
-    print(run(models, target, flat(folds), checkpoint, sockets, postprocessing))
+    print(run(models, target, flat(folds), checkpoint, sockets, postprocessing, koos))
 
 
 def selftrain(
@@ -368,7 +366,7 @@ def main(arguments: list[str] | None = None) -> None:
         verbs = verbs[arguments[0]]
         prog += f" {arguments.pop(0)}"
     try:
-        _parse(verbs, prog, arguments)()
+        parse(verbs, prog, arguments)()
     except InputError as error:
         print(f"nnunet_ext: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -378,54 +376,3 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("nnunet_ext: interrupted", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-def _parse(verbs: dict[str, Any], prog: str, arguments: list[str]) -> Callable[[], None]:
-    """The call that the arguments ask for.
-
-    Raises:
-        InputError: for arguments that do not fit; tyro would show them in a box of many lines.
-    """
-
-    def later(verb: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-        @functools.wraps(verb)
-        def bound(*given: Any, **named: Any) -> Callable[[], None]:
-            return functools.partial(verb, *given, **named)
-
-        return bound
-
-    calls = {n: later(_table_help(n, verb) if isinstance(verb, dict) else verb) for n, verb in verbs.items()}
-    shown = io.StringIO()
-    # Only the parsing has its stderr caught, not what the verb does.
-    try:
-        with redirect_stderr(shown):
-            return tyro.extras.subcommand_cli_from_dict(calls, prog=prog, args=arguments)
-    except SystemExit as stop:
-        if stop.code != 2:
-            raise
-    verb = f" {arguments[0]}" if arguments and arguments[0] in verbs else ""
-    raise InputError(f"{_message(shown.getvalue())}; see {prog}{verb} --help")
-
-
-def _message(box: str) -> str:
-    """What tyro's box says above its first rule, in one line and without the help of flags, which is indented most."""
-
-    def is_rule(row: str) -> bool:
-        return not row.strip(" ─╰╯-")
-
-    rows = [row.strip("│") for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]]  # the first is its title
-    rows = list(takewhile(lambda row: not is_rule(row), dropwhile(is_rule, rows)))
-    rows = dedent("\n".join(rows)).splitlines()
-    said = " ".join(row.strip() for row in rows if not row.startswith(" "))
-    flags = "; ".join(row.strip() for row in rows if re.match(r" {4}\S", row))
-    return f"{said} {flags}".strip().rstrip(".")
-
-
-def _table_help(name: str, verbs: dict[str, Any]) -> Callable[[], None]:
-    """What a table of verbs says of itself in the listing above it."""
-
-    def table() -> None:
-        raise InputError(f"{name}: one of {', '.join(verbs)} is needed")
-
-    table.__doc__ = f"One of: {', '.join(verbs)}."
-    return table

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 
+from nnunet_ext.koos.encoder import low_level
+from nnunet_ext.koos.model import FILE, KoosModel, save_model
+from nnunet_ext.koos.network import KoosNet
 from nnunet_ext.koos.settings import KoosSettings
 
 #: everything as small as it gets
@@ -29,6 +33,17 @@ TINY = {
 
 def tiny(**changes: object) -> KoosSettings:
     return KoosSettings(**{**TINY, **changes})  # type: ignore[arg-type]
+
+
+def make_koos(folder: Path, tumour: tuple[int, ...] = (1,), **changes: object) -> Path:
+    """A folder with a model as `koos fit` leaves it, of random weights; returns the folder."""
+    settings = tiny(**changes)
+    low = low_level("none", settings)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = KoosNet(settings, low.spec)
+    save_model(KoosModel(settings, low.spec, (2.0, 2.0, 2.0), tumour, network.eval()), folder / FILE)
+    return folder
 
 
 def write_grades(path: Path, grades: Mapping[str, object], columns: tuple[str, str] = ("case", "class")) -> Path:

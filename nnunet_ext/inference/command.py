@@ -10,6 +10,7 @@ from pathlib import Path
 
 import joblib
 
+from nnunet_ext.device import pick_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 from nnunet_ext.inference.folder import Case, find_cases, predict_folder
@@ -52,7 +53,7 @@ def predict(
     backend: Backend = "loky",
     jobs: int = 1,
 ) -> str:
-    """Predict a folder of scans; returns a line that says what was done.
+    """Predict a folder of scans, and grade them where the package has a Koos model; a line that says what was done.
 
     Args:
         pattern, output: as in `find_cases`.
@@ -65,10 +66,17 @@ def predict(
     """
     model = request.load()
     cases = find_cases(scans, model.first.channels, pattern, output)
+    grader = None
+    if model.koos is not None:
+        from nnunet_ext.koos.packaged import Grader
+
+        grader = Grader(model, pick_device(request.device))
     if backend == "loky" and jobs == 1:
         failed = predict_folder(request.predictor(model), cases, target, again)
     else:
         failed = _predict_in_jobs(request, cases, target, again, backend, jobs)
+    if grader is not None:
+        failed |= grader.grade_folder([case for case in cases if case.name not in failed], target)
     if failed:
         raise InputError(f"{scans}: {len(failed)} of {len(cases)} cases failed, the others are in {target}")
     return f"{len(cases)} cases in {target}"
@@ -81,15 +89,21 @@ def package(
     checkpoint: str,
     sockets: Path | None,
     postprocessing: Path | None,
+    koos: Path | None = None,
 ) -> str:
     """Write a model package; returns a line that says what is in it."""
     model = read_trained(folders, folds, checkpoint, postprocessing)
     if sockets is not None:
         model = replace(model, sockets=parse_sockets(read_json(sockets), str(sockets)))
-        model.sockets.check(model.first.channels, str(sockets))
+    told = ""
+    if koos is not None:
+        from nnunet_ext.koos.packaged import attach
+
+        model, told = attach(model, koos)
+    model.check(str(sockets or folders[0]))
     write_package(model, target)
     members = "; ".join(f"{member.name}, folds {' '.join(member.folds)}" for member in model.members)
-    return f"{target}: {members}; {len(model.postprocessing)} post-processing steps"
+    return f"{target}: {members}; {len(model.postprocessing)} post-processing steps{told}"
 
 
 def _predict_in_jobs(

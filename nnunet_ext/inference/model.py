@@ -59,11 +59,15 @@ class Member:
 
 @dataclass(frozen=True)
 class Model:
-    """One or several configurations whose probabilities are averaged, and what is done to the result."""
+    """One or several configurations whose probabilities are averaged, and what is done to the result.
+
+    `koos` is the file of a fitted Koos model that grades the masks; `nnunet_ext.koos.packaged` reads it.
+    """
 
     members: tuple[Member, ...]
     postprocessing: tuple[KeepLargest, ...] = ()
     sockets: Sockets = field(default_factory=Sockets)
+    koos: bytes | None = field(default=None, repr=False)
 
     @property
     def first(self) -> Member:
@@ -109,3 +113,7 @@ class Model:
             if member.plans["transpose_forward"] != first.plans["transpose_forward"]:
                 raise InputError(f"{where}: {member.name} and {first.name} order the axes differently, they must agree")
         self.sockets.check(first.channels, where)
+        if self.sockets.grades and self.koos is None:
+            raise InputError(f"{where}: an output of Koos grades, a Koos model is needed (package --koos)")
+        if self.koos is not None and not self.sockets.grades:
+            raise InputError(f"{where}: a Koos model without an output, one of kind koos or koos_class is needed")

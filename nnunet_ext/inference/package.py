@@ -4,6 +4,7 @@ manifest.json        versions, the members (configuration, trainer, folds), SHA-
 sockets.json         which socket feeds which channel, where outputs go
 postprocessing.json  the steps, maybe none
 models/0/            plans.json, dataset.json, fold_0.pth, ... (tensors only, `weights_only=True` loads them)
+models/koos.pth      a fitted Koos model that grades the masks, if any (`weights_only=True` loads it)
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from nnunet_ext.inference.trained import CHECKPOINT, is_trained, read_trained
 
 FORMAT = 1
 MANIFEST, SOCKETS, POSTPROCESSING = "manifest.json", "sockets.json", "postprocessing.json"
+KOOS = "models/koos.pth"
 LARGEST_UINT8 = 255
 
 
@@ -106,7 +108,9 @@ def read_package(root: Path, folds: Sequence[str] = ()) -> Model:
         raise InputError(f"{root / MANIFEST}: incomplete ({error!r}), package the model again") from None
     sockets = parse_sockets(read_json(root / SOCKETS), str(root / SOCKETS))
     steps = tuple(KeepLargest.model_validate(step) for step in read_json(root / POSTPROCESSING))
-    model = Model(members, steps, sockets)
+    # Verified with all the others: what is there is listed.
+    koos = (root / KOOS).read_bytes() if (root / KOOS).is_file() else None
+    model = Model(members, steps, sockets, koos)
     model.check(str(root))
     return model
 
@@ -130,6 +134,8 @@ def _write_files(model: Model, root: Path) -> None:
                 "folds": list(member.folds),
             }
         )
+    if model.koos is not None:
+        (root / KOOS).write_bytes(model.koos)
     _write_json(root / SOCKETS, model.sockets.model_dump(mode="json"))
     _write_json(root / POSTPROCESSING, [step.model_dump(mode="json") for step in model.postprocessing])
     files = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())

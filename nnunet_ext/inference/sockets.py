@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nnunet_ext.errors import InputError
 
 DEFAULT_MASK_PATH = "images/segmentation"
+DEFAULT_KOOS_PATH = "koos.json"
 
 
 class _Part(BaseModel):
@@ -21,10 +22,11 @@ class Output(_Part):
 
     A `segmentation` is a folder that receives one `.mha`. `volumes` is a JSON file with the volume of each class in
     millilitres, `probabilities` one with the mean probability of each class over the voxels that were given to it
-    (null for a class that is absent).
+    (null for a class that is absent). Of a package with a Koos model, `koos_class` is a JSON file with the grade alone,
+    an integer, and `koos` one with the grade, the probability of every grade and whether a tumour was found.
     """
 
-    kind: Literal["segmentation", "volumes", "probabilities"]
+    kind: Literal["segmentation", "volumes", "probabilities", "koos", "koos_class"]
     path: str = Field(description="relative to /output, as the interface's relative_path")
 
     @field_validator("path")
@@ -59,6 +61,11 @@ class Sockets(_Part):
         if sum(o.kind == "segmentation" for o in self.outputs) != 1:
             raise ValueError("exactly one segmentation is needed among the outputs")
         return self
+
+    @property
+    def grades(self) -> bool:
+        """Whether an output takes a Koos grade."""
+        return any(output.kind in ("koos", "koos_class") for output in self.outputs)
 
     def check(self, channels: int, where: str) -> None:
         """Raise an `InputError` when the number of inputs is not the model's number of channels."""

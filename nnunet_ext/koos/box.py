@@ -14,6 +14,10 @@ from nnunet_ext.errors import InputError
 ORIENTATION = "LPS"
 #: a scan whose coarsest axis is coarser than the next by less than this is taken to be cut axially
 ANISOTROPY = 1.2
+#: how far a smoothed voxel sees; ITK's kernel ends where 1 % of its weight is left
+KERNEL_SIGMAS = 5
+#: bytes per voxel that cutting a box takes beside the scan: turned copies of scan (up to float64) and mask
+CUT_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -63,33 +67,36 @@ def cut(
     """
     if volume.GetDimension() != 3:
         raise InputError(f"volume: {volume.GetDimension()} dimensions, a 3D scan is needed")
-    volume = sitk.Cast(sitk.DICOMOrient(volume, ORIENTATION), sitk.sitkFloat32)
-    mask = sitk.DICOMOrient(mask, ORIENTATION)
-    inside = np.argwhere(sitk.GetArrayViewFromImage(mask) > 0)
-    if not len(inside):
+    volume, mask = sitk.DICOMOrient(volume, ORIENTATION), sitk.DICOMOrient(mask, ORIENTATION)
+    extents = _extents(sitk.GetArrayViewFromImage(mask) > 0)
+    if extents is None:
         return None
     axes = _axes(volume.GetSpacing())
     directions = np.reshape(volume.GetDirection(), (3, 3))[:, axes]
-    middle = (inside.min(0) + inside.max(0))[::-1] / 2
-    centre = np.array(volume.TransformContinuousIndexToPhysicalPoint(middle.tolist()))
+    centre = np.array(volume.TransformContinuousIndexToPhysicalPoint(extents.mean(1).tolist()))
     extent, step = np.array(size[::-1]), np.array(spacing[::-1], float)
-    origin = centre - directions @ (step * (extent - 1) / 2)
+    half = step * (extent - 1) / 2
+    old = np.array(volume.GetSpacing())[axes]
+    sigma = np.where(step > old, np.sqrt(np.maximum(step**2 - old**2, 0) / 12), 0)
+    # Only what the box can see is smoothed: a large scan would otherwise be held several times over as float.
+    reach = np.empty(3)
+    reach[axes] = (half + KERNEL_SIGMAS * sigma) / old + 2
+    volume, mask = (_crop(image, extents.mean(1), reach) for image in (volume, mask))
 
     def place(image: sitk.Image, interpolator: int, beyond: bool) -> NDArray:
         resampler = sitk.ResampleImageFilter()
         resampler.SetSize(extent.tolist())
         resampler.SetOutputSpacing(step.tolist())
-        resampler.SetOutputOrigin(origin.tolist())
+        resampler.SetOutputOrigin((centre - directions @ half).tolist())
         resampler.SetOutputDirection(directions.ravel().tolist())
         resampler.SetInterpolator(interpolator)
         resampler.SetUseNearestNeighborExtrapolator(beyond)
-        return sitk.GetArrayFromImage(resampler.Execute(image))
+        return sitk.GetArrayFromImage(resampler.Execute(_smooth(image, sigma, axes)))
 
-    old = np.array(volume.GetSpacing())[axes]
-    image = place(_smooth(volume, old, step, axes), sitk.sitkLinear, True)
+    image = place(volume, sitk.sitkLinear, True)
     # Tumours may be smaller than a coarse voxel, so the mask is weighed and not taken at one point; by nearest
     # neighbour, because halves between two voxels would make it grow or shrink.
-    weight = place(_smooth(sitk.Cast(mask, sitk.sitkFloat32), old, step, axes), sitk.sitkNearestNeighbor, False)
+    weight = place(mask, sitk.sitkNearestNeighbor, False)
     held = (weight >= min(0.5, float(weight.max()))) & (weight > 0)
     low, high = np.percentile(image, percentiles)
     scaled = np.clip((image - low) / ((high - low) or 1.0) * 2 - 1, -1, 1).astype(np.float32)
@@ -104,11 +111,26 @@ def _axes(spacing: Sequence[float]) -> list[int]:
     return [axis for axis in range(3) if axis != through] + [through]
 
 
-def _smooth(image: sitk.Image, old: NDArray, new: NDArray, axes: list[int]) -> sitk.Image:
-    """Smooth along the axes that become coarser, by what a voxel of the new size averages over."""
-    sigma = np.zeros(3)
-    sigma[axes] = np.where(new > old, np.sqrt(np.maximum(new**2 - old**2, 0) / 12), 0)
+def _extents(inside: NDArray[np.bool_]) -> NDArray | None:
+    """First and last index of what is inside (z, y, x), as (axis x y z, 2); None where nothing is."""
+    held = [np.flatnonzero(inside.any(tuple(a for a in range(3) if a != axis))) for axis in (2, 1, 0)]
+    return np.array([(h[0], h[-1]) for h in held]) if len(held[0]) else None
+
+
+def _crop(image: sitk.Image, centre: NDArray, reach: NDArray) -> sitk.Image:
+    """The part of an image within `reach` voxels of `centre` along each axis."""
+    last = np.array(image.GetSize()) - 1
+    low = np.clip(np.floor(centre - reach), 0, last).astype(int)
+    high = np.clip(np.ceil(centre + reach), 0, last).astype(int)
+    return sitk.RegionOfInterest(image, (high - low + 1).tolist(), low.tolist())
+
+
+def _smooth(image: sitk.Image, sigma: NDArray, axes: list[int]) -> sitk.Image:
+    """As float, smoothed along the axes that become coarser, by what a voxel of the new size averages over."""
+    image = sitk.Cast(image, sitk.sitkFloat32)
     if not sigma.any():
         return image
+    variance = np.zeros(3)
+    variance[axes] = sigma**2
     # A variance of 0 leaves an axis alone; ITK takes variances in mm^2.
-    return sitk.DiscreteGaussian(image, (sigma**2).tolist())
+    return sitk.DiscreteGaussian(image, variance.tolist())

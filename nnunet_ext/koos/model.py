@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.koos.box import binary, cut
+from nnunet_ext.inference.memory import require_room
+from nnunet_ext.koos.box import CUT_BYTES, binary, cut
 from nnunet_ext.koos.encoder import EncoderSpec
 from nnunet_ext.koos.grades import Grade
 from nnunet_ext.koos.network import KoosNet
@@ -45,7 +47,7 @@ class KoosModel:
     network: KoosNet
 
 
-def grade(volume: sitk.Image, mask: sitk.Image | NDArray, model: KoosModel) -> Grade:
+def grade(volume: sitk.Image, mask: sitk.Image | NDArray, model: KoosModel, name: str = "volume") -> Grade:
     """Grade one scan.
 
     A mask without tumour gets the lowest class and no probabilities: "no tumour found" is less than the least tumour.
@@ -54,14 +56,16 @@ def grade(volume: sitk.Image, mask: sitk.Image | NDArray, model: KoosModel) -> G
         volume: a 3D scan, in its own orientation and units.
         mask: a label map on the same grid, or an array of labels (z, y, x); an array of bool is the tumour itself.
         model: from `load_model`.
+        name: of the scan, for messages.
 
     Returns:
         the class and the probability of every class.
 
     Raises:
-        InputError: when the scan is not 3D or the sizes differ.
+        InputError: when the scan is not 3D, the sizes differ, or the scan does not fit into the memory that is left.
     """
     s = model.settings
+    require_room(name, volume.GetSize(), CUT_BYTES * volume.GetNumberOfPixels())
     box = cut(volume, binary(mask, model.tumour, volume), s.size, model.spacing, s.percentiles)
     if box is None:
         return Grade(s.classes[0], {})
@@ -92,14 +96,29 @@ def load_model(source: Path, device: torch.device | None = None) -> KoosModel:
     Raises:
         InputError: when it is missing, of another format or not a model of `koos fit`.
     """
+    path = model_file(source)
+    return read_model(path.read_bytes(), str(path), device)
+
+
+def model_file(source: Path) -> Path:
+    """The file of a model that a user names by it, or by the folder that `koos fit` wrote.
+
+    Raises:
+        InputError: when there is none.
+    """
     path = source / FILE if source.is_dir() else source
     if not path.is_file():
         raise InputError(f"{source}: no {FILE} there, the folder or file of a finished `koos fit` is needed")
+    return path
+
+
+def read_model(file: bytes, where: str, device: torch.device | None = None) -> KoosModel:
+    """A model from the content of its file, as `load_model`; messages name `where`."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(file), map_location="cpu", weights_only=True)
         if content["format"] != FORMAT:
-            raise InputError(f"{path}: format {content['format']}, this version reads format {FORMAT}")
-        settings = read_section({"koos": content["settings"]}, "koos", KoosSettings, str(path))
+            raise InputError(f"{where}: format {content['format']}, this version reads format {FORMAT}")
+        settings = read_section({"koos": content["settings"]}, "koos", KoosSettings, where)
         spec = EncoderSpec.model_validate(content["encoder"])
         network = KoosNet(settings, spec)
         found = network.load_state_dict(content["weights"], strict=False)
@@ -111,6 +130,6 @@ def load_model(source: Path, device: torch.device | None = None) -> KoosModel:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0][:120]
-        raise InputError(f"{path}: not readable as a model of `koos fit` ({reason})") from None
+        raise InputError(f"{where}: not readable as a model of `koos fit` ({reason})") from None
     network.to(device or torch.device("cpu")).eval()
     return KoosModel(settings, spec, (slices, rows, columns), tumour, network)

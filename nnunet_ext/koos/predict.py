@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_ext.data.images import scans
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import InputError, one_line
 from nnunet_ext.inference.folder import find_cases
 from nnunet_ext.koos.cohort import View
 from nnunet_ext.koos.grades import Grade, write_predictions
@@ -39,17 +40,30 @@ def predict_folder(images: Path, masks: Path, model: KoosModel, output: Path, pa
     found = scans(masks)
     if missing := [case.name for case in cases if case.name not in found]:
         raise InputError(f"{masks}: no mask of {missing[0]} ({len(missing)} of {len(cases)} lack one), one is needed")
+    if failed := grade_views([View(case.name, case.files[0], found[case.name]) for case in cases], model, output):
+        raise InputError(f"{images}: {len(failed)} of {len(cases)} cases failed, the others are in {output}")
+    return len(cases)
+
+
+def grade_views(views: Sequence[View], model: KoosModel, output: Path) -> dict[str, str]:
+    """Grade scans with their masks; one that fails costs only itself.
+
+    Args:
+        output: the CSV; the JSON with probabilities goes beside it. Both are written at the end.
+
+    Returns:
+        case -> the line that says what was wrong with it; empty when all went well.
+    """
     predictions: dict[str, Grade] = {}
-    for case in progress(cases, "grading"):
+    failed: dict[str, str] = {}
+    for view in progress(views, "grading"):
         try:
-            view = View(case.name, case.files[0], found[case.name])
-            predictions[case.name] = grade(*view.read(), model)
-        except InputError as error:
-            log.error("%s", error)
+            predictions[view.case] = grade(*view.read(), model, str(view.image))
+        except Exception as error:  # whatever one scan brings up must not cost the others
+            failed[view.case] = str(error) if isinstance(error, InputError) else f"{view.image}: {one_line(error)}"
+            log.error("%s", failed[view.case])
             continue
-        if not predictions[case.name].probabilities:
-            log.warning("%s: no tumour found, graded %d", view.mask, predictions[case.name].grade)
+        if not predictions[view.case].probabilities:
+            log.warning("%s: no tumour found, graded %d", view.mask, predictions[view.case].grade)
     write_predictions(predictions, model.settings.classes, output)
-    if failed := len(cases) - len(predictions):
-        raise InputError(f"{images}: {failed} of {len(cases)} cases failed, the others are in {output}")
-    return len(predictions)
+    return failed

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_koos import make_koos
 from made_models import make_model
 from program_harness import REPOSITORY
 
@@ -58,7 +59,8 @@ def test_the_image_is_built_saved_and_run_as_the_platform_does(tmp_path: Path, m
     monkeypatch.setenv("CONTAINER_TOOL", name)
     options = [*base(), *cpu_torch()]
     model = make_model(tmp_path)
-    main(["package", str(model), "-o", str(tmp_path / "model.tar.gz")])
+    koos = make_koos(tmp_path / "koos")
+    main(["package", str(model), "-o", str(tmp_path / "model.tar.gz"), "--koos", str(koos)])
     try:
         script("build_image.sh", "--tag", TAG, *options)
         script("save_image.sh", "--image", TAG, "--model", str(tmp_path / "model.tar.gz"), "--output", str(tmp_path))

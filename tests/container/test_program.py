@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from made_models import made_scan, make_model
-from program_harness import Case, Run, command, environment
+from program_harness import Case, Run, command, environment, in_process
 
-from container import __main__ as program
 from container.case import process_case, volumes
 from container.outputs import all_or_nothing, check_output
 from nnunet_ext.errors import InputError
@@ -32,17 +31,6 @@ MODEL_FILE = "models/0/fold_0.pth"
 
 def last_line(stderr: str) -> str:
     return stderr.strip().splitlines()[-1]
-
-
-def in_process(case: Case, model: Path, *options: str) -> int:
-    """The program without the cost of a new process, its signals left alone."""
-    arguments = command(case, model, *options)[3:]
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        return program.main(arguments)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def test_exec_writes_the_mask_and_exits(run: Run, case: Case) -> None:

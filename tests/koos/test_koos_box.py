@@ -85,6 +85,18 @@ def test_slices_lie_along_the_coarsest_axis() -> None:
     assert box.mask[3].sum() == pytest.approx(np.pi * RADIUS**2, rel=0.1)
 
 
+def test_what_is_far_from_the_tumour_does_not_matter() -> None:
+    volume, mask = ball((0.5, 0.5, 1.0), size=(96, 96, 48))
+    margin = (40, 50, 60)
+    around, empty = sitk.ConstantPad(volume, margin, margin, 1e4), sitk.ConstantPad(mask, margin, margin, 0)
+    # Coarser than the scan in every direction, so that it is smoothed before it is sampled.
+    alone, inside = (cut(*pair, (10, 16, 16), (3.0, 2.0, 2.0), (0, 100)) for pair in ((volume, mask), (around, empty)))
+    assert alone is not None
+    assert inside is not None
+    np.testing.assert_allclose(inside.image, alone.image, atol=1e-4)
+    np.testing.assert_array_equal(inside.mask, alone.mask)
+
+
 def test_a_gain_of_the_scanner_does_not_matter_and_a_flat_scan_does_no_harm() -> None:
     volume, mask = ball((1.0, 1.0, 1.0))
     np.testing.assert_allclose(ball_box(volume * 17.0 - 300.0, mask).image, ball_box(volume, mask).image, atol=1e-3)
