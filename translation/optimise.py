@@ -29,8 +29,9 @@ class Optimisers:
         self, groups: Mapping[str, Sequence[nn.Module]], settings: TranslationSettings, device: torch.device
     ) -> None:
         self.device = device
-        self.amp = settings.amp and device.type == "cuda"
-        self.half = torch.bfloat16 if self.amp and torch.cuda.is_bf16_supported() else torch.float16
+        gpu = device.type == "cuda"
+        self.amp = settings.amp if gpu else settings.bfloat16
+        self.half = torch.bfloat16 if not gpu or torch.cuda.is_bf16_supported() else torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp and self.half == torch.float16)
         self.networks = {name: list(networks) for name, networks in groups.items()}
         self.rate = settings.learning_rate

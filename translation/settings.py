@@ -60,7 +60,8 @@ class TranslationSettings(VolumeSettings):
     discriminator_layers: int = Field(3, ge=1, description="halvings in the discriminator")
     adversarial: Literal["lsgan", "hinge"] = Field("lsgan", description="least squares or hinge")
     lambda_adversarial: float = Field(1.0, ge=0, description="weight of the adversarial loss")
-    amp: bool = Field(True, description="mixed precision, on a GPU only")
+    amp: bool = Field(True, description="mixed precision on a GPU")
+    bfloat16: bool = Field(False, description="mixed precision on a CPU that computes bfloat16 natively")
     save_every: int = Field(1, ge=1, description="epochs between two checkpoint_latest.pth")
     images_every: int = Field(5, ge=1, description="epochs between two image grids")
 

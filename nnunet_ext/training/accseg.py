@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
@@ -21,10 +20,10 @@ from nnunet_ext.networks.generators import ResNetGenerator
 from nnunet_ext.networks.projectors import PatchProjector
 from nnunet_ext.training import checkpoint
 from nnunet_ext.training.adaptation import AdaptationSettings, AdaptationTrainer
-from nnunet_ext.training.backbones import Segmenter, build_backbone
+from nnunet_ext.training.backbones import Segmenter
 from nnunet_ext.training.batches import Batch
 from nnunet_ext.training.montage import write_montage
-from nnunet_ext.training.settings import Section, configuration_settings
+from nnunet_ext.training.settings import Section
 from nnunet_ext.training.side import SideNetworks
 from nnunet_ext.training.streams import geometric_only
 from nnunet_ext.training.students import set_deep_supervision
@@ -89,39 +88,9 @@ class AccSegTrainer(AdaptationTrainer):
 
     section: ClassVar[str] = "AccSeg"
     Settings: ClassVar[type[Section]] = AccSegSettings
-
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int | str,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 nnU-Net's signature, which it inspects
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.enable_deep_supervision = self.settings.segmenter == "plans"
+    network_setting: ClassVar[str] = "segmenter"
 
     # Networks.
-
-    @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """The segmenter."""
-        settings: Any = configuration_settings(plans_manager, configuration_manager, cls.section, cls.Settings)
-        return build_backbone(
-            settings.segmenter,
-            plans_manager,
-            configuration_manager,
-            num_input_channels,
-            num_output_channels,
-            enable_deep_supervision,
-        )
 
     def build_side_networks(self) -> None:
         s, channels, dims = self.settings, self.num_input_channels, len(self.configuration_manager.patch_size)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from pydantic import Field
+from torch import nn
 
 from nnunet_ext.data.dataset import domains
 from nnunet_ext.errors import InputError
+from nnunet_ext.training.backbones import build_backbone
 from nnunet_ext.training.fewlabel import FewLabelTrainer
-from nnunet_ext.training.settings import Section
+from nnunet_ext.training.settings import Section, configuration_settings
 from nnunet_ext.training.side import discriminator_layers, early_stride
 from nnunet_ext.training.split import Cases
 
@@ -32,6 +36,38 @@ class AdaptationTrainer(FewLabelTrainer):
 
     Labels of target cases, where there are any, validate and never train.
     """
+
+    #: the setting that names the network which predicts
+    network_setting: ClassVar[str]
+
+    # Networks.
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The network that predicts."""
+        settings: Any = configuration_settings(plans_manager, configuration_manager, cls.section, cls.Settings)
+        return build_backbone(
+            getattr(settings, cls.network_setting),
+            plans_manager,
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+        )
+
+    def initialize(self) -> None:
+        # Only the network of the plans has outputs at lower resolutions.
+        self.enable_deep_supervision = getattr(self.settings, self.network_setting) == "plans"
+        super().initialize()
+
+    # Data.
 
     def cases(self) -> Cases:
         """Source cases with labels, target cases without, and whom to validate on.

@@ -17,12 +17,12 @@ from nnunet_ext.losses.entropy import reliable_labels, selective_entropy
 from nnunet_ext.networks.discriminators import PatchDiscriminator
 from nnunet_ext.training import checkpoint
 from nnunet_ext.training.adaptation import AdaptationSettings, AdaptationTrainer
-from nnunet_ext.training.backbones import Backbone, FeatureNetwork, build_backbone
+from nnunet_ext.training.backbones import Backbone, FeatureNetwork
 from nnunet_ext.training.batches import Batch
 from nnunet_ext.training.class_alignment import ClassAlignment, ClassAlignmentSettings
 from nnunet_ext.training.distances import WithDistances
 from nnunet_ext.training.ramps import gaussian_ramp
-from nnunet_ext.training.settings import Section, configuration_settings
+from nnunet_ext.training.settings import Section
 from nnunet_ext.training.side import SideNetworks
 from nnunet_ext.training.split import Cases
 from nnunet_ext.training.students import set_deep_supervision
@@ -55,7 +55,7 @@ class CBALSettings(AdaptationSettings, ClassAlignmentSettings):
     )
     discriminator_rate: float = Field(1e-4, gt=0, description="learning rate of the discriminator's Adam")
     ramp: float = Field(
-        0.3, ge=0, le=1, description="part of the training in which the target's terms rise to their weight"
+        0.3, ge=0, le=1, description="part of the training in which all terms but the supervised rise to their weights"
     )
 
 
@@ -64,39 +64,9 @@ class CBALTrainer(AdaptationTrainer):
 
     section: ClassVar[str] = "CBAL"
     Settings: ClassVar[type[Section]] = CBALSettings
-
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int | str,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 nnU-Net's signature, which it inspects
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.enable_deep_supervision = self.settings.backbone == "plans"
+    network_setting: ClassVar[str] = "backbone"
 
     # Networks.
-
-    @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """The network that predicts."""
-        settings: Any = configuration_settings(plans_manager, configuration_manager, cls.section, cls.Settings)
-        return build_backbone(
-            settings.backbone,
-            plans_manager,
-            configuration_manager,
-            num_input_channels,
-            num_output_channels,
-            enable_deep_supervision,
-        )
 
     def initialize(self) -> None:
         # nnU-Net asks the same method for the network that it trains and for the one that it predicts with.
@@ -176,8 +146,8 @@ class CBALTrainer(AdaptationTrainer):
         with self.autocast():
             logits, features = self.network(images)
             source, scans = logits[0][:labelled], logits[0][labelled:].split(len(batch["unlabelled"]))
-            loss, terms = self.source_terms([level[:labelled] for level in logits], target, batch)
             strength = gaussian_ramp(self.iteration, s.ramp * self.updates)
+            loss, terms = self.source_terms([level[:labelled] for level in logits], target, batch, strength)
             if len(scans) == 2:
                 more, values = self.pair_terms(scans, features, target[0][:, 0], labelled)
                 loss = loss + strength * more
@@ -214,9 +184,13 @@ class CBALTrainer(AdaptationTrainer):
         return torch.cat(used)
 
     def source_terms(
-        self, logits: list[Tensor], target: list[Tensor], batch: Batch
+        self, logits: list[Tensor], target: list[Tensor], batch: Batch, strength: float
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """What the labels say: nnU-Net's loss, eq. 6 and the signed-distance penalty."""
+        """What the labels say: nnU-Net's loss, and rising with `strength` eq. 6 and the signed-distance penalty.
+
+        At their full weight from the start the two would drive a network that knows nothing yet to background: most of
+        a patch lies far outside of every structure.
+        """
         s = self.settings
         terms: dict[str, float | Tensor] = {"supervised": self.supervised(logits, target)}
         loss = s.supervised_weight * terms["supervised"]
@@ -225,11 +199,11 @@ class CBALTrainer(AdaptationTrainer):
             probabilities = logits[0].float().softmax(1)
         if s.boundary_weight > 0:
             terms["boundary"] = boundary_loss(probabilities, labels, s.truth_boundary_weight)
-            loss = loss + s.boundary_weight * terms["boundary"]
+            loss = loss + strength * s.boundary_weight * terms["boundary"]
         if s.distance_weight > 0:
             distances = batch["distances"].to(self.device, non_blocking=True)
             terms["distance_mm"] = distance_loss(probabilities, labels, distances)
-            loss = loss + s.distance_weight * terms["distance_mm"]
+            loss = loss + strength * s.distance_weight * terms["distance_mm"]
         return loss, terms
 
     def pair_terms(

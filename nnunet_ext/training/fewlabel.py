@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from nnunetv2.utilities.collate_outputs import collate_outputs
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_ext.errors import InputError, exit_on_input_error
 from nnunet_ext.training.batches import Batch
 from nnunet_ext.training.split import Cases
 from nnunet_ext.training.streams import Following, TwoStreams, halves
 from nnunet_ext.training.trainer import Augmentation, ExtTrainer
-
-CLIP = 12.0  # nnU-Net's own bound on a network's gradient
 
 
 class FewLabelTrainer(ExtTrainer):
@@ -26,15 +23,7 @@ class FewLabelTrainer(ExtTrainer):
     The two halves go through the networks together, labelled first. A method says in `train_step` what else it learns.
     """
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int | str,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 nnU-Net's signature, which it inspects
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def initialize(self) -> None:
         with exit_on_input_error(type(self).__name__):
             if self.label_manager.has_regions:
                 raise InputError(
@@ -42,6 +31,7 @@ class FewLabelTrainer(ExtTrainer):
                     " labels that exclude each other are needed to learn from unlabelled cases"
                 )
         self.classes = self.label_manager.num_segmentation_heads
+        super().initialize()
 
     @property
     def updates(self) -> int:
@@ -77,64 +67,6 @@ class FewLabelTrainer(ExtTrainer):
         target = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
         images = torch.cat((batch["data"], batch["unlabelled"])).to(self.device, non_blocking=True)
         return images, [t.to(self.device, non_blocking=True) for t in target], len(batch["data"])
-
-    # Training.
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision on a GPU, as in nnU-Net."""
-        return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
-
-    def supervised(self, logits: list[Tensor], target: list[Tensor]) -> Tensor:
-        """nnU-Net's loss, with deep supervision where the network has it.
-
-        Args:
-            logits: full resolution first; several entries only where training uses deep supervision.
-            target: (B, 1, *S) each.
-        """
-        if len(logits) > 1:
-            return self.loss(logits, target)
-        return self.full_loss(logits[0], target[0])
-
-    @property
-    def full_loss(self) -> nn.Module:
-        """nnU-Net's loss at full resolution."""
-        return self.loss.loss if self.enable_deep_supervision else self.loss
-
-    def update(
-        self,
-        loss: Tensor,
-        clipped: Iterable[nn.Module],
-        average: Callable[[], None] | None = None,
-        beside: Iterable[torch.optim.Optimizer] = (),
-    ) -> None:
-        """One step of the optimiser.
-
-        Args:
-            loss: to go down.
-            clipped: networks whose gradients are bounded, each by itself.
-            average: averages over ranks what DDP does not.
-            beside: further optimisers that take a step on the same gradients.
-        """
-        optimizers = [self.optimizer, *beside]
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        scaler = self.grad_scaler
-        (loss if scaler is None else scaler.scale(loss)).backward()
-        if average is not None:
-            average()
-        if scaler is not None:
-            for optimizer in optimizers:
-                scaler.unscale_(optimizer)
-        for network in clipped:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-        for optimizer in optimizers:
-            if scaler is None:
-                optimizer.step()
-            else:
-                scaler.step(optimizer)
-        if scaler is not None:
-            scaler.update()
-        self.step_done()
 
     # Validation.
 

@@ -38,6 +38,9 @@ class Schedule(Section):
     iterations_per_epoch: int = Field(250, ge=1, description="updates in an epoch")
     val_iterations_per_epoch: int = Field(50, ge=1, description="validation batches in an epoch")
     save_every: int = Field(50, ge=1, description="epochs between two checkpoint_latest.pth")
+    bfloat16: bool = Field(
+        False, description="mixed precision on a CPU that computes bfloat16 natively; a GPU always has nnU-Net's"
+    )
 
 
 # Where each section's class lives. Importing is put off until a section is asked for.

@@ -111,18 +111,11 @@ class SwinTrainer(ExtTrainer):
     section: ClassVar[str] = "SwinUNet"
     Settings: ClassVar[type[SwinSettings]] = SwinSettings
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int | str,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 nnU-Net's signature, which it inspects
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def initialize(self) -> None:
         self.initial_lr = self.settings.learning_rate
         self.weight_decay = self.settings.weight_decay
         self.enable_deep_supervision = self.settings.deep_supervision
+        super().initialize()
 
     @classmethod
     def build_network_architecture(

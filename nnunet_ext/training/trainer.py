@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +27,8 @@ from nnunet_ext.training.split import Cases, split_cases
 from nnunet_ext.training.streams import Following, ImagesOnly, Patches, without_benchmarks
 from nnunet_ext.training.terms import Terms
 
+CLIP = 12.0  # nnU-Net's own bound on a network's gradient
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -45,7 +47,7 @@ class ExtTrainer(nnUNetTrainer):
     - `section` and `Settings`, its part of the settings: `self.settings`, beside the shared `self.schedule`;
     - `build_network_architecture` for the network that predicts, `build_side_networks` to add what only training needs;
     - `training_batches` where a batch is more than labelled patches;
-    - `train_step`, calling `log_terms` and `step_done`;
+    - `train_step`, calling `update` and `log_terms`;
     - `inference_module`, where the network that predicts is not all of `self.network`;
     - `training_state` and `load_training_state` for everything beyond network, optimiser, schedule and random state.
 
@@ -317,18 +319,79 @@ class ExtTrainer(nnUNetTrainer):
 
     def train_step(self, batch: Batch) -> dict[str, Any]:
         """nnU-Net's step on the labelled part, with its loss among the logged terms."""
-        output = super().train_step(batch)
-        self.log_terms(loss=float(output["loss"]))
-        self.step_done()
-        return output
+        target = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+        images, *target = (x.to(self.device, non_blocking=True) for x in (batch["data"], *target))
+        with self.autocast():
+            output = self.network(images)
+        loss = self.supervised([output] if isinstance(output, torch.Tensor) else output, target)
+        self.update(loss, [self.network])
+        self.log_terms(loss=loss)
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision: nnU-Net's on a GPU, bfloat16 on a CPU if the settings ask for it."""
+        if self.device.type == "cuda":
+            return torch.autocast("cuda")
+        if self.device.type == "cpu" and self.schedule.bfloat16:
+            return torch.autocast("cpu", torch.bfloat16)
+        return nullcontext()
+
+    def supervised(self, logits: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> torch.Tensor:
+        """nnU-Net's loss in float32, with deep supervision where the network has it.
+
+        Args:
+            logits: full resolution first; several entries only where training uses deep supervision.
+            target: (B, 1, *S) each.
+        """
+        logits = [level.float() for level in logits]
+        if len(logits) > 1:
+            return self.loss(logits, list(target))
+        return self.full_loss(logits[0], target[0])
+
+    @property
+    def full_loss(self) -> nn.Module:
+        """nnU-Net's loss at full resolution."""
+        return self.loss.loss if self.enable_deep_supervision else self.loss
+
+    def update(
+        self,
+        loss: torch.Tensor,
+        clipped: Iterable[nn.Module],
+        average: Callable[[], None] | None = None,
+        beside: Iterable[torch.optim.Optimizer] = (),
+    ) -> None:
+        """One step of the optimiser.
+
+        Args:
+            loss: to go down.
+            clipped: networks whose gradients are bounded, each by itself.
+            average: averages over ranks what DDP does not.
+            beside: further optimisers that take a step on the same gradients.
+        """
+        optimizers = [self.optimizer, *beside]
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        scaler = self.grad_scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        if average is not None:
+            average()
+        if scaler is not None:
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
+        for network in clipped:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        for optimizer in optimizers:
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+        if scaler is not None:
+            scaler.update()
+        self.iteration += 1
 
     def log_terms(self, **terms: float | torch.Tensor) -> None:
         """Report one step's terms; their means per epoch go to `terms.csv` and `terms.png` in the fold's folder."""
         self.terms.add(**terms)
-
-    def step_done(self) -> None:
-        """Count one update."""
-        self.iteration += 1
 
     def validation_step(self, batch: Batch) -> dict[str, Any]:
         with self._predicting():

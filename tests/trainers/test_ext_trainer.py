@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from continuing import Killed, content, interrupt, same
 from torch import nn
 
 from nnunet_ext.errors import InputError
@@ -23,18 +24,6 @@ TINY = {"embed_dim": 8, "depths": [1, 1], "decoder_depths": [1], "num_heads": [1
 @pytest.fixture(autouse=True)
 def _tiny_transformer(change_settings):
     change_settings(CSUNet=TINY, schedule={"epochs": 3})
-
-
-def content(trainer, name="checkpoint_final.pth"):
-    return torch.load(Path(trainer.output_folder) / name, weights_only=True)
-
-
-def same(a, b) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 def without_times(state):
@@ -50,30 +39,13 @@ def test_one_seed_gives_one_result(train, change_settings):
     assert not any(same(first["network_weights"][k], v) for k, v in other["network_weights"].items() if "weight" in k)
 
 
-class Killed(BaseException):
-    """Stands for a signal: nothing in between may catch it."""
-
-
-def interrupt(monkeypatch, method: str, call: int) -> None:
-    """Let a run die when it enters `method` for the given time."""
-    original, calls = getattr(ExtTrainer, method), []
-
-    def dying(self, *args):
-        calls.append(0)
-        if len(calls) == call:
-            raise Killed
-        return original(self, *args)
-
-    monkeypatch.setattr(ExtTrainer, method, dying)
-
-
 def test_killed_and_continued_equals_uninterrupted(train, monkeypatch):
     whole = train(NAME)
     expected = without_times(content(whole))
     terms = Path(whole.output_folder, "terms.csv").read_text()
     for method, call in (("train_step", 4), ("validation_step", 3)):
         with monkeypatch.context() as patch:
-            interrupt(patch, method, call)
+            interrupt(patch, ExtTrainer, method, call)
             with pytest.raises(Killed):
                 train(NAME)
         Path(whole.output_folder, "checkpoint_final.pth").unlink()
@@ -117,7 +89,7 @@ def test_continuing_with_only_a_partial_file_starts_anew(train, tiny):
 
 def test_best_checkpoint_is_known_to_the_latest(train, monkeypatch):
     with monkeypatch.context() as patch:
-        interrupt(patch, "train_step", 3)
+        interrupt(patch, ExtTrainer, "train_step", 3)
         with pytest.raises(Killed):
             train(NAME)
     trainer = train(NAME, resume=True, stop=True)

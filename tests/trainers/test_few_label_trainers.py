@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from continuing import check_continues_exactly, content, same
 
 from nnunet_ext.registration.fusion import propagate
 from nnunet_ext.registration.pairwise import Registration
@@ -70,49 +71,9 @@ def registered(tiny: Path) -> RegistrationStore:
     return store
 
 
-def final(trainer) -> dict:
-    return torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=True)
-
-
-def same(a, b) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
-class Killed(BaseException):
-    """Stands for a signal."""
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_killed_and_continued_equals_uninterrupted(train, monkeypatch, registered, name):
-    """Also: it trains at all, and two runs of one seed are one."""
-    whole = train(f"nnUNetTrainer{name}")
-    assert whole.current_epoch == 2
-    expected, terms = final(whole), Path(whole.output_folder, "terms.csv").read_text()
-    step, calls = type(whole).train_step, []
-
-    def dying(self, batch):
-        calls.append(0)
-        if len(calls) == 4:
-            raise Killed
-        return step(self, batch)
-
-    with monkeypatch.context() as patch:
-        for cls in type(whole).__mro__:
-            if "train_step" in vars(cls):
-                patch.setattr(cls, "train_step", dying)
-                break
-        # The class is imported anew for each run, its base is not.
-        with pytest.raises(Killed):
-            train(f"nnUNetTrainer{name}")
-    Path(whole.output_folder, "checkpoint_final.pth").unlink()
-    continued = final(train(f"nnUNetTrainer{name}", resume=True))
-    for part in ("network_weights", "optimizer_state", "nnunet_ext"):
-        assert same(continued[part], expected[part]), part
-    assert Path(whole.output_folder, "terms.csv").read_text() == terms
+    check_continues_exactly(train, f"nnUNetTrainer{name}", monkeypatch)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -141,7 +102,7 @@ def test_only_what_predicts_is_in_network_weights(train, change_settings, infere
     pair = trainer.pair.state_dict()
     prefix = {"first": "first.", "second": "second.", "mean": ""}[inference]
     expected = {k.removeprefix(prefix): v for k, v in pair.items() if k.startswith(prefix)}
-    assert same(dict(final(trainer)["network_weights"]), expected)
+    assert same(dict(content(trainer)["network_weights"]), expected)
     assert len({k.split(".")[0] for k in pair if k.startswith(prefix)}) == students
 
 

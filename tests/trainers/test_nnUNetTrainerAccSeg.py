@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from continuing import check_continues_exactly, content
 
 from nnunet_ext.training.accseg import AccSegTrainer
 
@@ -35,18 +36,6 @@ def _small(change_settings):
         change_settings(configuration, AccSeg=SMALL)
 
 
-def final(trainer):
-    return torch.load(Path(trainer.output_folder, "checkpoint_final.pth"), weights_only=True)
-
-
-def same(a, b) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
 def ready(train, configuration="2d"):
     trainer = train(NAME, configuration, stop=True)
     trainer.initialize()
@@ -62,7 +51,7 @@ def test_trains_and_ships_the_segmenter_only(train, configuration, threads_for_p
     row = trainer.terms.rows[-1]
     assert {*WEIGHTS, "segmentation", "discriminator"} <= row.keys()
     assert all(math.isfinite(v) for v in row.values())
-    state = final(trainer)
+    state = content(trainer)
     network = AccSegTrainer.build_network_architecture(
         trainer.plans_manager, trainer.configuration_manager, 1, 3, enable_deep_supervision=False
     )
@@ -148,26 +137,5 @@ def test_an_even_edge_of_mind_is_refused(train, change_settings, capsys):
     assert "AccSeg.mind_patch is 6, an odd edge length is needed" in capsys.readouterr().err
 
 
-class Killed(BaseException):
-    """Stands for a signal."""
-
-
 def test_killed_and_continued_equals_uninterrupted(train, monkeypatch):
-    whole = train(NAME)
-    expected = final(whole)
-    step, calls = AccSegTrainer.train_step, []
-
-    def dying(self, batch):
-        calls.append(0)
-        if len(calls) == 4:
-            raise Killed
-        return step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AccSegTrainer, "train_step", dying)
-        with pytest.raises(Killed):
-            train(NAME)
-    Path(whole.output_folder, "checkpoint_final.pth").unlink()
-    continued = final(train(NAME, resume=True))
-    for key in ("network_weights", "optimizer_state", "nnunet_ext"):
-        assert same(continued[key], expected[key]), key
+    check_continues_exactly(train, NAME, monkeypatch)

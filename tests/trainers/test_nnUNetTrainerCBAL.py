@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from continuing import check_continues_exactly, content
 
 from nnunet_ext.training.cbal import CBALTrainer
 
@@ -28,18 +29,6 @@ def _small(change_settings):
         change_settings(configuration, CBAL=SMALL)
 
 
-def final(trainer):
-    return torch.load(Path(trainer.output_folder, "checkpoint_final.pth"), weights_only=True)
-
-
-def same(a, b) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
 def one_step(train):
     """A trainer after one update, and the means of what it logged."""
     trainer = train(NAME, stop=True)
@@ -59,7 +48,7 @@ def test_trains_and_ships_the_network_only(train, configuration, threads_for_pro
     row = trainer.terms.rows[-1]
     assert {*WEIGHTS, "supervised", "discriminator", "target_strength"} <= row.keys()
     assert all(torch.isfinite(torch.tensor(v)) for v in row.values())
-    state = final(trainer)
+    state = content(trainer)
     network = CBALTrainer.build_network_architecture(
         trainer.plans_manager, trainer.configuration_manager, 1, 3, enable_deep_supervision=False
     )
@@ -116,30 +105,9 @@ def test_other_backbones(train, change_settings, backbone):
     assert type(trainer.inference_module()).__name__ == {"DeepLab": "DeepLab", "CSUNet": "SwinUNet"}[backbone]
 
 
-class Killed(BaseException):
-    """Stands for a signal."""
-
-
 def test_killed_and_continued_equals_uninterrupted(train, change_settings, monkeypatch):
     change_settings(CBAL={"prototypes": 0.01})
-    whole = train(NAME)
-    expected = final(whole)
-    step, calls = CBALTrainer.train_step, []
-
-    def dying(self, batch):
-        calls.append(0)
-        if len(calls) == 4:
-            raise Killed
-        return step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CBALTrainer, "train_step", dying)
-        with pytest.raises(Killed):
-            train(NAME)
-    Path(whole.output_folder, "checkpoint_final.pth").unlink()
-    continued = final(train(NAME, resume=True))
-    for key in ("network_weights", "optimizer_state", "nnunet_ext"):
-        assert same(continued[key], expected[key]), key
+    check_continues_exactly(train, NAME, monkeypatch)
 
 
 def stops(train, capsys, *words):
