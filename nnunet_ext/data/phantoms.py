@@ -52,8 +52,10 @@ def heart(seed: int, modality: Modality) -> tuple[sitk.Image, sitk.Image]:
     return image, label
 
 
-def write_hearts(folder: Path, n: int, modality: Modality, seed: int = 0, file_ending: str = ".nii.gz") -> list[str]:
-    """Write `images/<modality>_NNN` and `labels/<modality>_NNN` for `n` hearts; returns the case names.
+def write_hearts(
+    folder: Path, n: int, modality: Modality, seed: int = 0, file_ending: str = ".nii.gz", *, labelled: bool = True
+) -> list[str]:
+    """Write `images/<modality>_NNN` and, if `labelled`, `labels/<modality>_NNN` for `n` hearts; returns the case names.
 
     The layout is what `nnunet_ext dataset folder` reads. Heart i depends on `seed` and i alone.
     """
@@ -62,9 +64,10 @@ def write_hearts(folder: Path, n: int, modality: Modality, seed: int = 0, file_e
     if ending(Path(f"a{file_ending}")) is None:
         raise InputError(f"{folder}: file ending {file_ending} is unknown, one such as .nii.gz is needed")
     names = [f"{modality}_{i:03d}" for i in range(n)]
+    parts = ("images", "labels") if labelled else ("images",)
     for i, name in enumerate(names):
         pair = heart(int(np.random.SeedSequence([seed, i]).generate_state(1)[0]), modality)
-        for part, volume in zip(("images", "labels"), pair, strict=True):
+        for part, volume in zip(parts, pair, strict=False):
             with atomic_path(Path(folder) / part / f"{name}{file_ending}") as partial:
                 sitk.WriteImage(volume, str(partial), useCompression=True)
     return names
