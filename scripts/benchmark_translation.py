@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from tables import BENCHMARKS, fill_table
 
 from nnunet_ext.evaluation.result import MEAN
-from nnunet_ext.files import atomic_path, read_json
+from nnunet_ext.files import atomic_path, read_json, write_json
 from nnunet_ext.workspace import Workspace
 from translation.registry import METHODS
 
@@ -44,13 +44,16 @@ def main() -> None:
     parser.add_argument("lge", type=Path, help="folder with train/ and val/ of MS-CMRSeg 2019")
     parser.add_argument("--root", type=Path, required=True, help="folder for nnU-Net's data; continued if it exists")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", nargs="*", help="only the rows of these names")
+    parser.add_argument("--set", nargs="*", default=[], help="nnU-Net's settings on top of the CPU preset")
+    parser.add_argument("--fit", nargs="*", default=[], help="the translation's settings on top of the CPU preset")
     arguments = parser.parse_args()
     space = Workspace(arguments.root)
     prepare(space, arguments.acdc, arguments.lge)
-    device = arguments.device
-    rows: list[tuple[str, Callable[[], dict[str, Any]]]] = [("source-only", partial(train, space, SOURCE, device))]
-    rows += [(name, partial(translate, space, name, device)) for name in VIEWS]
-    rows += [(f"self-training-{r + 1}", partial(selftrain, space, r, device)) for r in range(ROUNDS)]
+    rows: list[tuple[str, Callable[[], dict[str, Any]]]] = [("source-only", partial(train, space, arguments, SOURCE))]
+    rows += [(name, partial(translate, space, arguments, name)) for name in VIEWS]
+    rows += [(f"self-training-{r + 1}", partial(selftrain, space, arguments, r)) for r in range(ROUNDS)]
+    rows = [row for row in rows if arguments.only is None or row[0] in arguments.only]
     print(
         "| training data | Dice | RV | MYO | LV | HD95 [mm] | ASSD [mm] | minutes |\n|---|---|---|---|---|---|---|---|"
     )
@@ -58,7 +61,13 @@ def main() -> None:
         dice = " | ".join(f"{100 * row['dice'][name]:.1f}" for name in (MEAN, "RV", "MYO", "LV"))
         minutes = sum(row["minutes"].values())
         print(f"| {row['name']} | {dice} | {row['hd95'][MEAN]:.1f} | {row['assd'][MEAN]:.2f} | {minutes:.0f} |")
-    montage(space, TABLE / "montage.png")
+    if arguments.only is None:
+        montage(space, TABLE / "montage.png")
+
+
+def set_words(assignments: list[str]) -> list[str]:
+    """`--set` before each assignment."""
+    return [word for assignment in assignments for word in ("--set", assignment)]
 
 
 def prepare(space: Workspace, acdc: Path, lge: Path) -> None:
@@ -78,47 +87,60 @@ def prepare(space: Workspace, acdc: Path, lge: Path) -> None:
     space.once("target", "nnunet_ext", "dataset", "mscmr", lge, "-d", TARGET)
 
 
-def translate(space: Workspace, row: str, device: str) -> dict[str, Any]:
+def translate(space: Workspace, arguments: argparse.Namespace, row: str) -> dict[str, Any]:
     """Fit what the row's views need, write its dataset, train on it and score."""
     dataset, views = VIEWS[row]
     cohorts = ("-s", SOURCE, "-t", TARGET)
-    fitting = 0.0
+    device, fitting = arguments.device, 0.0
     for method in views.split(","):
+        own = [] if method == "histogram" else set_words(arguments.fit)
         fitting += space.run("nnunet_ext", "translate", "fit", *cohorts, "-m", method, "--preset", "cpu",
-                             "--device", device)  # fmt: skip
+                             "--device", device, *own)  # fmt: skip
     # A row shows what a method gives, also one whose output the gate would refuse; what it says is kept beside it.
     applying = space.run("nnunet_ext", "translate", "apply", *cohorts, "--views", views, "-d", dataset, "--force",
                          "--overwrite", "--device", device)  # fmt: skip
-    scores = train(space, dataset, device)
+    scores = train(space, arguments, dataset)
     scores["minutes"] = {"fit": fitting / 60, "apply": applying / 60} | scores["minutes"]
     manifest = read_json(space.root / "raw" / dataset / "dataset.json")["nnunet_ext"]["translation"]
     return scores | {"consistency": {view: v["consistency"] for view, v in manifest["views"].items()}}
 
 
-def train(space: Workspace, dataset: str, device: str) -> dict[str, Any]:
+def train(space: Workspace, arguments: argparse.Namespace, dataset: str) -> dict[str, Any]:
     """Train nnU-Net at the CPU preset on a dataset and score it on the validation scans."""
     number = int(dataset[7:10])
     space.once(f"plan-{number}", "nnUNetv2_plan_and_preprocess", "-d", number, "-c", "2d", "-np", 2, "-npfp", 2)
-    space.once(f"configure-{number}", "nnunet_ext", "configure", "-d", number, "-c", "2d", "--preset", "cpu")
+    space.once(f"configure-{number}", "nnunet_ext", "configure", "-d", number, "-c", "2d", "--preset", "cpu",
+               *set_words(arguments.set))  # fmt: skip
+    hold_out_one_patient(space, dataset)
     fold = model_folder(space, dataset) / f"fold_{FOLD}"
     resumed = any(fold.glob("checkpoint_*.pth"))
-    minutes = space.run("nnUNetv2_train", number, "2d", FOLD, "-tr", TRAINER, "-device", device,
+    minutes = space.run("nnUNetv2_train", number, "2d", FOLD, "-tr", TRAINER, "-device", arguments.device,
                         *(["--c"] if resumed else [])) / 60  # fmt: skip
-    return score(space, dataset, device) | {"minutes": {"train": minutes}, "resumed": resumed}
+    return score(space, dataset, arguments.device) | {"minutes": {"train": minutes}, "resumed": resumed}
 
 
-def selftrain(space: Workspace, number: int, device: str) -> dict[str, Any]:
+def hold_out_one_patient(space: Workspace, dataset: str) -> None:
+    """Train on all patients but the first: nnU-Net wants to validate on some, and nothing here is chosen by that."""
+    folder = space.root / "preprocessed" / dataset
+    cases = sorted(p.stem for p in (folder / "nnUNetPlans_2d").glob("*.pkl"))
+    held = [case for case in cases if case.split("_")[0] == cases[0].split("_")[0]]
+    split = {"train": [case for case in cases if case not in held], "val": held}
+    write_json(folder / "splits_final.json", [split])
+
+
+def selftrain(space: Workspace, arguments: argparse.Namespace, number: int) -> dict[str, Any]:
     """Rounds up to `number` (from 0) of self-training on the multi-view dataset, and its score."""
     start, (dataset, _) = time.monotonic(), VIEWS["multi-view"]
     space.run(
         "nnunet_ext", "selftrain", "-d", dataset, "-t", TARGET, "--into", FIRST_ROUND, "--rounds", number + 1,
-        "-tr", TRAINER, "--fold", FOLD, "--preset", "cpu", "--components", "--device", device,
+        "-tr", TRAINER, "--fold", FOLD, "--preset", "cpu", *set_words(arguments.set), "--components",
+        "--device", arguments.device,
     )  # fmt: skip
     minutes = (time.monotonic() - start) / 60
     folder = space.root / "results" / "translation" / "selftrain"
     report = read_json(next(folder.glob(f"Dataset{FIRST_ROUND:03d}_*/selftrain.json")))
     (row,) = (r for r in report["rounds"] if r["round"] == number + 1)
-    return score(space, row["dataset"], device) | {"minutes": {"self-training": minutes}, "round": row}
+    return score(space, row["dataset"], arguments.device) | {"minutes": {"self-training": minutes}, "round": row}
 
 
 def score(space: Workspace, dataset: str, device: str) -> dict[str, Any]:
