@@ -125,15 +125,16 @@ def evaluate(
     )
 
 
-def demo(root: Path = Path("demo")) -> None:
+def demo(root: Path = Path("demo"), koos: bool = False) -> None:
     """The whole story on made hearts, in minutes on a CPU, ending in a report.
 
     Args:
         root: folder for everything it makes; running it again goes on where it stopped.
+        koos: grade made tumours as well, a few minutes more.
     """
     from nnunet_ext.demo import run
 
-    run(root)
+    run(root, koos)
 
 
 def translate_fit(

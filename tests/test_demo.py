@@ -28,9 +28,12 @@ def test_the_demo_compares_with_and_without_translation_and_does_not_train_twice
     monkeypatch.setattr(demo, "LENGTH", ("epochs=1", "iterations_per_epoch=2", "val_iterations_per_epoch=1"))
     # A learned view of a few updates is no translation, and the gate says so.
     monkeypatch.setattr(demo, "VIEWS", {"histogram": ("percentiles=[1,99]",)})
+    monkeypatch.setattr(demo, "TRAINING_PERSONS", 12)  # one batch of the preset: three of each grade
+    monkeypatch.setattr(demo, "TEST_PERSONS", 4)
+    monkeypatch.setattr(demo, "GRADING", ("--no-pretraining", "--set", "head_epochs=1", "iterations_per_epoch=1"))
     root = tmp_path / "demo"
 
-    report = demo.run(root)
+    report = demo.run(root, koos=True)
     assert report == root / "report.html"
     assert report.as_uri() in capsys.readouterr().out
     for scores, methods in (("report_cine.json", {"source_only"}), ("report.json", {"translated", "source_only"})):
@@ -42,6 +45,9 @@ def test_the_demo_compares_with_and_without_translation_and_does_not_train_twice
         masks = root / "predictions" / f"test_{test}" / method
         assert sorted(p.name for p in masks.glob("*.nii.gz")) == [f"{test}_{i:03d}.nii.gz" for i in range(SCANS)]
 
+    assert len((root / "koos.csv").read_text(encoding="utf-8").splitlines()) == 1 + 4
+    assert (root / "report_koos.html").exists()
+
     assert not (root / "scans" / "lge" / "labels").exists()
     described = json.loads((root / "raw" / demo.TRANSLATED / "dataset.json").read_text())
     assert described["numTraining"] == HEARTS
@@ -51,9 +57,9 @@ def test_the_demo_compares_with_and_without_translation_and_does_not_train_twice
     made = {p: p.stat().st_mtime_ns for p in kept}
     before = (root / "log.txt").read_text(encoding="utf-8")
     report.unlink()
-    assert demo.run(root) == report
+    assert demo.run(root, koos=True) == report
     assert report.exists()
     assert {p: p.stat().st_mtime_ns for p in made} == made
     # Only the scores are made again.
     added = commands((root / "log.txt").read_text(encoding="utf-8").removeprefix(before))
-    assert [words[:2] for words in added] == [["nnunet_ext", "evaluate"]] * 2
+    assert [words[:2] for words in added] == [["nnunet_ext", "evaluate"]] * 2 + [["nnunet_ext", "koos"]]
