@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,10 @@ def fit(
         log.warning(
             "%d masks hold no tumour and are not learned from: %s", len(boxes.empty), ", ".join(boxes.empty[:8])
         )
-    if parts:
-        scores = output / CROSS_VALIDATION / "scores.json"
-        if not scores.exists():
-            _cross_validate(parts, boxes, low, settings, values, spacing, output / CROSS_VALIDATION, device)
-    _fit_one(exams, boxes, low, settings, values, spacing, output, device)
+    fit_one = partial(_fit_one, boxes=boxes, low=low, settings=settings, tumour=values, spacing=spacing, device=device)
+    if parts and not (output / CROSS_VALIDATION / "scores.json").exists():
+        _cross_validate(parts, fit_one, settings.classes, output / CROSS_VALIDATION)
+    fit_one(exams, output)
     log.info("%s: fitted", output)
     return output
 
@@ -110,12 +110,13 @@ def split(exams: Sequence[Exam], folds: int, seed: int) -> list[tuple[list[Exam]
 
 def _fit_one(
     exams: Sequence[Exam],
+    folder: Path,
+    *,
     boxes: Boxes,
     low: LowLevel,
     settings: KoosSettings,
     tumour: tuple[int, ...],
     spacing: tuple[float, float, float],
-    folder: Path,
     device: torch.device,
 ) -> KoosModel:
     if (folder / FILE).exists():
@@ -152,27 +153,23 @@ def _tell(exams: Sequence[Exam], settings: KoosSettings) -> None:
 
 def _cross_validate(
     parts: Sequence[tuple[list[Exam], list[Exam]]],
-    boxes: Boxes,
-    low: LowLevel,
-    settings: KoosSettings,
-    tumour: tuple[int, ...],
-    spacing: tuple[float, float, float],
+    fit_one: Callable[[Sequence[Exam], Path], KoosModel],
+    classes: tuple[int, ...],
     folder: Path,
-    device: torch.device,
 ) -> None:
     predictions: dict[str, Grade] = {}
     truth: dict[str, int] = {}
     subjects: dict[str, str] = {}
     for number, (training, held_out) in enumerate(parts):
         log.info("fold %d of %d", number + 1, len(parts))
-        model = _fit_one(training, boxes, low, settings, tumour, spacing, folder / f"fold_{number}", device)
+        model = fit_one(training, folder / f"fold_{number}")
         views: list[tuple[View, Exam]] = [(view, exam) for exam in held_out for view in exam.views]
         for view, exam in progress(views, "grading"):
             predictions[view.case] = grade(*view.read(), model)
             assert exam.grade is not None  # held out because it has one
             truth[view.case], subjects[view.case] = exam.grade, exam.subject
-    write_predictions(predictions, settings.classes, folder / "predictions.csv")
-    scores = score({c: p.grade for c, p in predictions.items()}, truth, settings.classes, subjects=subjects)
+    write_predictions(predictions, classes, folder / "predictions.csv")
+    scores = score({c: p.grade for c, p in predictions.items()}, truth, classes, subjects=subjects)
     log.info("cross-validation: MA-MAE %.3f, MA-MSE %.3f", scores.ma_mae, scores.ma_mse)
     # Last, because the file says that the cross-validation is done.
     write_scores(scores, predictions, folder / "scores.json", folder / "report.html")
