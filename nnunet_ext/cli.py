@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -361,6 +362,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one verb. Exit codes: 0 done, 2 the user's input is wrong, 1 anything else."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # it tells its number of threads whenever it is imported
+    if isinstance(sys.stdout, TextIOWrapper):
+        # In a log or a pipe, too, a long stage's lines are to be seen while it runs.
+        sys.stdout.reconfigure(line_buffering=True)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     prog, verbs = "nnunet_ext", VERBS
     while arguments and isinstance(verbs.get(arguments[0]), dict):
