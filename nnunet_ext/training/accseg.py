@@ -71,7 +71,7 @@ class AccSegSettings(AdaptationSettings):
     )
     mind_slices: int = Field(8, ge=1, description="slices of an update that MIND looks at, drawn at random")
     jitter: float = Field(
-        0.25, ge=0, description="contrast and brightness of translations, changed at random before segmenting"
+        0.25, ge=0, description="gamma, sensitivity, contrast, brightness of translations, changed before segmenting"
     )
     images_every: int = Field(5, ge=1, description="epochs between two translations.png")
 

@@ -38,8 +38,8 @@ class CBALSettings(AdaptationSettings, ClassAlignmentSettings):
     )
     boundary_weight: float = Field(0.5, ge=0, description="lambda_2 of eq. 7: squared error on boundaries, eq. 6")
     truth_boundary_weight: float = Field(1.0, ge=0, description="lambda_boundary of eq. 6")
-    distance_weight: float = Field(0.05, ge=0, description="of the signed-distance penalty, per mm")
-    entropy_weight: float = Field(1.0, ge=0, description="of the selective entropy, eq. 3")
+    distance_weight: float = Field(0.005, ge=0, description="of the signed-distance penalty, per mm")
+    entropy_weight: float = Field(0.1, ge=0, description="of the selective entropy, eq. 3")
     adversarial_weight: float = Field(0.003, ge=0, description="lambda_4 of eq. 7")
     agreement: float = Field(0.1, gt=0, le=1, description="tau of eq. 3: probabilities of two views differ by less")
     certainty: float = Field(0.1, gt=0, le=1, description="highest entropy of a pseudo-label, share of log K")
@@ -55,7 +55,7 @@ class CBALSettings(AdaptationSettings, ClassAlignmentSettings):
     )
     discriminator_rate: float = Field(1e-4, gt=0, description="learning rate of the discriminator's Adam")
     ramp: float = Field(
-        0.3, ge=0, le=1, description="part of the training in which all terms but the supervised rise to their weights"
+        0.5, ge=0, le=1, description="part of the training in which all terms but the supervised rise to their weights"
     )
 
 
