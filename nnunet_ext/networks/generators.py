@@ -99,13 +99,19 @@ class ResNetEncoder(nn.Module):
         """(B, in_channels, *spatial), sizes divisible by stride^2 -> (B, 4 * width, *spatial / stride^2)."""
         return self.forward_features(x, masks)[0]
 
-    def forward_features(self, x: Tensor, masks: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+    def forward_features(
+        self, x: Tensor, masks: Tensor | None = None, *, only: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
         """Also the five features that PatchNCE contrasts: CUT's layers 0, 4, 8, 12 and 16.
 
         They are the image, both halving convolutions, the first and the fifth (or last) residual block.
 
+        Args:
+            only: the features are all that is wanted; the blocks after the fifth do not run.
+
         Returns:
-            the encoder's output and the features, whose channels are `feature_channels`.
+            the encoder's output (with `only` the last feature) and the features, whose channels are
+            `feature_channels`.
         """
         features = [x]
         x = F.relu(self.stem_norm(self.stem(x), masks))
@@ -113,10 +119,13 @@ class ResNetEncoder(nn.Module):
             x = down(x)
             features.append(x)
             x = self.blur(F.relu(norm(x, masks)))
+        last = min(5, len(self.blocks)) - 1
         for index, block in enumerate(self.blocks):
             x = block(x, masks)
-            if index == 0 or (index == min(5, len(self.blocks)) - 1):
+            if index in (0, last):
                 features.append(x)
+            if only and index == last:
+                break
         return x, features
 
 
@@ -228,9 +237,9 @@ class ResNetGenerator(nn.Module):
         return self.decoder(code, masks)[cut], features
 
     def forward_features(self, x: Tensor, masks: Tensor | None = None) -> list[Tensor]:
-        """The encoder's features for PatchNCE; the decoder does not run. See `ResNetEncoder.forward_features`."""
+        """The encoder's features for PatchNCE; nothing behind them runs. See `ResNetEncoder.forward_features`."""
         padded, masks, _ = pad_to_stride(x, masks, self.encoder.stride)
-        return self.encoder.forward_features(padded, masks)[1]
+        return self.encoder.forward_features(padded, masks, only=True)[1]
 
 
 def pad_to_stride(

@@ -53,6 +53,17 @@ def test_features_are_those_of_cut():
     assert torch.allclose(features[4], code)
 
 
+def test_blocks_behind_the_last_feature_run_for_the_image_only():
+    network, x, runs = ResNetGenerator(1, 1, 4, 7), torch.randn(1, 1, 16, 16), []
+    for number, block in enumerate(network.encoder.blocks):
+        block.register_forward_hook(lambda *_, number=number: runs.append(number))
+    alone = network.forward_features(x)
+    assert runs == [0, 1, 2, 3, 4]
+    _, features = network.forward_all(x)
+    assert runs[5:] == [0, 1, 2, 3, 4, 5, 6]
+    assert all(torch.equal(a, b) for a, b in zip(alone, features, strict=True))
+
+
 def test_encoder_and_decoders_share_a_code():
     encoder, first, second = ResNetEncoder(1, 4, 1), ResNetDecoder(1, 4, 1), ResNetDecoder(5, 4, tanh=False)
     code = encoder(torch.randn(1, 1, 16, 16))
