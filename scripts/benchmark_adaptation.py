@@ -5,7 +5,7 @@
 Source only, CBAL with its terms added one at a time, AccSeg-Net with and without its anatomy constraints and patch
 contrast; equal updates, patch and batch for all. `val` of the target is only scored. Interrupted, it goes on where it
 was when started again: a training continues from its checkpoint, and rows that are finished are kept in
-`benchmarks/adaptation/`. `--only AccSeg` runs the rows whose name contains the text. `--beside NAME=FOLDER` puts
+`benchmarks/adaptation/`. `--only AccSeg "AccSeg -MIND"` runs the rows of these names. `--beside NAME=FOLDER` puts
 predictions of the same cases that other methods of the project made, such as a translation followed by a training, on
 the same report page.
 """
@@ -62,13 +62,13 @@ def main() -> None:
     parser.add_argument("mscmr", type=Path, help="folder with train/ and val/")
     parser.add_argument("--root", type=Path, required=True, help="folder for nnU-Net's data; continued if it exists")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", default="", help="only the rows whose name contains this")
+    parser.add_argument("--only", nargs="*", help="only the rows of these names")
     parser.add_argument("--set", nargs="*", default=[], help="settings on top of the CPU preset, section.key=value")
     parser.add_argument("--beside", nargs="*", default=[], help="NAME=FOLDER with predictions for the report page")
     arguments = parser.parse_args()
     space = Workspace(arguments.root)
     prepare(space, arguments)
-    chosen = {name: how for name, how in variants().items() if arguments.only in name}
+    chosen = {name: how for name, how in variants().items() if arguments.only is None or name in arguments.only}
     rows = [
         (name.replace(" ", "_"), partial(measure, space, arguments.device, name, *how)) for name, how in chosen.items()
     ]

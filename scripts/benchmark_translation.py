@@ -61,8 +61,8 @@ def main() -> None:
         dice = " | ".join(f"{100 * row['dice'][name]:.1f}" for name in (MEAN, "RV", "MYO", "LV"))
         minutes = sum(row["minutes"].values())
         print(f"| {row['name']} | {dice} | {row['hd95'][MEAN]:.1f} | {row['assd'][MEAN]:.2f} | {minutes:.0f} |")
-    if arguments.only is None:
-        montage(space, TABLE / "montage.png")
+    # Not among the rows: scans of these datasets must not get into the repository, not even as a picture.
+    montage(space, space.root / "montage.png")
 
 
 def set_words(assignments: list[str]) -> list[str]:
@@ -163,13 +163,13 @@ def model_folder(space: Workspace, dataset: str) -> Path:
 
 
 def montage(space: Workspace, target: Path, columns: int = 5) -> None:
-    """One slice of some cine scans, its translation by each method, and real LGE slices below."""
+    """One slice of some cine scans, its translation by each method that was applied here, real LGE slices below."""
     names = sorted(p.name.removesuffix("_0000.nii.gz") for p in (space.root / "raw" / SOURCE / "imagesTr").iterdir())
     cases = names[:: len(names) // columns][:columns]
     rows = [("cine", SOURCE, cases)] + [
         (method, dataset, [f"{case}_{method}" for case in cases])
         for method, (dataset, views) in VIEWS.items()
-        if "," not in views
+        if "," not in views and (space.root / "raw" / dataset).is_dir()
     ]
     real = sorted(p.name.removesuffix(".nii.gz") for p in (space.root / "val" / "images").iterdir())[:columns]
     figure = Figure(figsize=(2 * columns, 2 * (len(rows) + 1)), layout="constrained")
