@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nnunet_ext.data.images import read as read_image
 from nnunet_ext.data.images import require_same_grid
-from nnunet_ext.device import pick_device
+from nnunet_ext.device import bfloat16_warning, pick_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.progress import progress
 from nnunet_ext.seeding import seed_everything
@@ -92,6 +92,8 @@ def fit(
                     log.info("perceptual loss: off, no weights were given (--set vgg19=FILE turns it on)")
                 further = _further_labels(settings, from_source, folder, preparation)
                 arguments["further"] = {name: int(max(v.max() for v in rows)) + 1 for name, rows in further.items()}
+            if settings.bfloat16 and (warning := bfloat16_warning(on)):
+                log.warning(warning)
             seed_everything(settings.seed)
             learner = cls(settings, preparation, **arguments)
             learner.start_training(on)

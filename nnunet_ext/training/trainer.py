@@ -17,6 +17,7 @@ from torch import distributed as dist
 from torch import nn
 
 from nnunet_ext.data.dataset import subjects, unlabelled_cases
+from nnunet_ext.device import bfloat16_warning
 from nnunet_ext.errors import exit_on_input_error
 from nnunet_ext.progress import duration
 from nnunet_ext.seeding import random_state, restore_random_state, seed_everything
@@ -307,6 +308,8 @@ class ExtTrainer(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         """Build the batches, then set the random state: the checkpoint's, or the seed's for a fresh start."""
+        if self.schedule.bfloat16 and (warning := bfloat16_warning(self.device)):
+            self.print_to_log_file(warning)
         if self.local_rank == 0:
             # What a run that was killed while it wrote a checkpoint left behind.
             for partial in Path(self.output_folder).glob(".partial-*"):
