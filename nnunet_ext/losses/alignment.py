@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_ext.losses.contrastive import normalised
+from nnunet_ext.losses.precision import wide
 
 
 def cross_domain_contrast(
@@ -67,7 +68,7 @@ def region_descriptors(features: Tensor, labels: Tensor, classes: int, patch: in
     kernel = [min(patch, n) for n in size]
     pool = F.avg_pool2d if len(size) == 2 else F.avg_pool3d
     with torch.autocast(features.device.type, enabled=False):
-        features = features if features.dtype == torch.float64 else features.float()
+        features = wide(features)
         descriptors, names = [], []
         for c in range(classes):
             mask = (labels == c).to(features.dtype)[:, None]

@@ -10,6 +10,8 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional as F
 
+from nnunet_ext.losses.precision import wide
+
 
 def label_boundary(labels: Tensor) -> Tensor:
     """Voxels with a face neighbour of another label, on both sides of every boundary.
@@ -48,7 +50,7 @@ def boundary_loss(probabilities: Tensor, labels: Tensor, truth_weight: float = 1
     """
     classes = probabilities.shape[1]
     with torch.autocast(probabilities.device.type, enabled=False):
-        probabilities = _wide(probabilities)
+        probabilities = wide(probabilities)
         known = (labels >= 0) & (labels < classes)
         error = (probabilities - _one_hot(labels, known, probabilities)).square().sum(1)
         parts = []
@@ -100,7 +102,7 @@ def distance_loss(probabilities: Tensor, labels: Tensor, distances: Tensor) -> T
         A scalar, mm.
     """
     with torch.autocast(probabilities.device.type, enabled=False):
-        probabilities = _wide(probabilities)
+        probabilities = wide(probabilities)
         known = (labels >= 0) & (labels < probabilities.shape[1])
         error = probabilities[:, 1:] - _one_hot(labels, known, probabilities)[:, 1:]
         penalty = (distances.to(error.dtype) * error).sum(1)
@@ -109,7 +111,3 @@ def distance_loss(probabilities: Tensor, labels: Tensor, distances: Tensor) -> T
 
 def _one_hot(labels: Tensor, known: Tensor, like: Tensor) -> Tensor:
     return F.one_hot(torch.where(known, labels, 0).long(), like.shape[1]).movedim(-1, 1).to(like.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_ext.losses.certainty import entropy
+from nnunet_ext.losses.precision import wide
 
 PseudoLoss = Literal["dice", "ce", "dice_ce"]
 
@@ -28,7 +29,7 @@ def dice_loss(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Ten
     """
     dice = MemoryEfficientSoftDiceLoss(softmax_helper_dim1, batch_dice=True, do_bg=True, smooth=1e-5, ddp=False)
     with torch.autocast(logits.device.type, enabled=False):
-        return 1 + dice(logits.float(), labels[:, None], None if mask is None else mask[:, None])
+        return 1 + dice(wide(logits), labels[:, None], None if mask is None else mask[:, None])
 
 
 def label_loss(logits: Tensor, labels: Tensor, kind: PseudoLoss = "dice", mask: Tensor | None = None) -> Tensor:
@@ -46,13 +47,13 @@ def label_loss(logits: Tensor, labels: Tensor, kind: PseudoLoss = "dice", mask: 
     labels = labels.long()
     loss = logits.new_zeros((), dtype=torch.float32)
     if mask is not None and not mask.any():
-        return loss + 0 * logits.float().sum()
+        return loss + 0 * wide(logits).sum()
     if kind != "ce":
         loss = loss + dice_loss(logits, labels, mask)
     if kind != "dice":
         with torch.autocast(logits.device.type, enabled=False):
             loss = loss + F.cross_entropy(
-                logits.float(), labels if mask is None else labels.masked_fill(~mask, -100), ignore_index=-100
+                wide(logits), labels if mask is None else labels.masked_fill(~mask, -100), ignore_index=-100
             )
     return loss
 

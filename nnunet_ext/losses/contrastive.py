@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnunet_ext.losses.precision import wide
+
 
 def normalised(features: Tensor) -> Tensor:
     """L2-normalise the last dimension, in float32 at least; a zero vector stays zero.
 
     The bound keeps the gradient of a feature that vanished finite.
     """
-    if features.dtype in (torch.float16, torch.bfloat16):
-        features = features.float()
-    return F.normalize(features, dim=-1, eps=1e-6)
+    return F.normalize(wide(features), dim=-1, eps=1e-6)
 
 
 def balanced_contrastive_loss(

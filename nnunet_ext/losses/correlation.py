@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nnunet_ext.losses.precision import wide
+
 
 def correlation_coefficient(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     """Pearson's r of each image pair over all channels and positions.
@@ -16,7 +18,7 @@ def correlation_coefficient(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     Returns:
         (B,), from -1 to 1.
     """
-    a, b = a.flatten(1).float(), b.flatten(1).float()
+    a, b = wide(a.flatten(1)), wide(b.flatten(1))
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     return (a * b).mean(1) / (a.square().mean(1) * b.square().mean(1) + eps**2).sqrt()
 

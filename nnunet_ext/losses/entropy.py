@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ext.losses.certainty import entropy
+from nnunet_ext.losses.precision import wide
 
 
 def agreement_mask(first: Tensor, second: Tensor, threshold: float = 0.1) -> Tensor:
@@ -37,7 +38,7 @@ def selective_entropy(first: Tensor, second: Tensor, threshold: float = 0.1) -> 
         A scalar >= 0; 0 with a zero gradient where no voxel agrees.
     """
     with torch.autocast(first.device.type, enabled=False):
-        log_first, log_second = (_wide(x).log_softmax(1) for x in (first, second))
+        log_first, log_second = (wide(x).log_softmax(1) for x in (first, second))
         probability = log_first.exp()
         agree = agreement_mask(probability, log_second.exp(), threshold)
         cross = -(probability * log_second).sum(1)
@@ -56,11 +57,7 @@ def reliable_labels(first: Tensor, second: Tensor, agreement: float = 0.1, certa
         (B, *S) class indices, -1 where the voxel is not reliable.
     """
     with torch.no_grad(), torch.autocast(first.device.type, enabled=False):
-        views = [_wide(x).softmax(1) for x in (first, second)]
+        views = [wide(x).softmax(1) for x in (first, second)]
         mean = (views[0] + views[1]) / 2
         sure = entropy(mean, dim=1) <= certainty * math.log(mean.shape[1])
         return torch.where(sure & agreement_mask(views[0], views[1], agreement), mean.argmax(1), -1)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_ext.losses.precision import wide
+
 Size = int | Sequence[int]
 
 
@@ -48,7 +50,7 @@ def mind_features(
     dims = image.ndim - 2
     region, patch, neighbourhood = (_sizes(size, dims) for size in (region, patch, neighbourhood))
     reach = [max(r, n) // 2 for r, n in zip(region, neighbourhood, strict=True)]
-    image = image.float()
+    image = wide(image)
     margin = [r + p // 2 for r, p in zip(reach, patch, strict=True)]
     padded = F.pad(image, [m for m in reversed(margin) for _ in range(2)], mode="replicate")
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_ext.losses.precision import wide
+
 
 def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
     """Cross-entropy of finding each query's own position among the keys of the same image (AccSeg-Net eq. 5).
@@ -26,7 +28,7 @@ def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
     if query.shape != key.shape or query.ndim != 3:
         raise ValueError(f"query {tuple(query.shape)} and key {tuple(key.shape)} must share one shape (B, P, C)")
     with torch.autocast(query.device.type, enabled=False):
-        logits = query.float() @ key.detach().float().transpose(1, 2) / temperature
+        logits = wide(query) @ wide(key.detach()).transpose(1, 2) / temperature
         own = torch.arange(query.shape[1], device=query.device).expand(query.shape[0], -1)
         return F.cross_entropy(logits.flatten(0, 1), own.flatten())
 
@@ -47,7 +49,7 @@ def attention_entropy(features: Tensor, chunk: int = 1024) -> Tensor:
         (B, N), in nats, from 0 (attends to one position) to log N (attends to all alike).
     """
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        features = features.float()
+        features = wide(features)
         keys = features.transpose(1, 2)
         rows = []
         for part in features.split(chunk, dim=1):
@@ -69,7 +71,7 @@ def select_attention(features: Tensor, count: int) -> Tensor:
     entropy = attention_entropy(features)
     chosen = entropy.argsort(dim=1)[:, :count]
     with torch.autocast(features.device.type, enabled=False):
-        features = features.float()
+        features = wide(features)
         queries = features.gather(1, chosen.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
         return (queries @ features.transpose(1, 2)).softmax(-1)
 
@@ -105,8 +107,8 @@ def patch_contrast(
         if index in attention_layers:
             routing = select_attention(src, patches)
             with torch.autocast(src.device.type, enabled=False):
-                keys.append(routing @ src.float())
-                queries.append(routing @ out.float())
+                keys.append(routing @ wide(src))
+                queries.append(routing @ wide(out))
         else:
             chosen = torch.randperm(src.shape[1], device=src.device)[:patches]
             keys.append(src[:, chosen])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nnunet_ext.losses.precision import wide
+
 # Cells per axis of a frame that a packed key can tell apart: 64 m at 1 mm.
 CELLS = 1 << 16
 
@@ -52,7 +54,7 @@ def registered_positives(
         wanted = torch.isin(bank_keys, places) & (bank_keys >= 0)
         # Half-precision banks: only what is asked for is widened.
         features = bank_features[wanted]
-        features = features.float() if features.dtype == torch.float16 else features
+        features = wide(features)
         if not wanted.any():
             return features.new_zeros((n, dim)), torch.zeros(n, dtype=torch.bool, device=keys.device)
         # One group for each place that is asked for and each volume that the bank has there.

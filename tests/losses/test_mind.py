@@ -51,7 +51,7 @@ def test_equals_the_loops(shape, sizes, normalisation):
         sigma=1.5,
         normalisation=normalisation,
     )
-    assert got[0].numpy() == pytest.approx(reference(image, *sizes, 1.5, normalisation), abs=1e-5)
+    assert got[0].numpy() == pytest.approx(reference(image, *sizes, 1.5, normalisation), abs=1e-12)
 
 
 def test_default_sizes_and_normalisation():
@@ -87,3 +87,12 @@ def test_mixed_precision_changes_nothing():
     plain = mind_features(image)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(mind_features(image), plain)
+
+
+@pytest.mark.parametrize("normalisation", ["sum", "max"])
+@pytest.mark.parametrize(("shape", "region"), [((5, 4), (5, 3)), ((3, 3, 4), 3)])
+def test_gradcheck(shape, region, normalisation):
+    torch.manual_seed(1)
+    fixed, moving = (torch.randn(1, 2, *shape, dtype=torch.float64) for _ in range(2))
+    loss = MINDLoss(region, 3, 3, 1.5, normalisation)
+    assert torch.autograd.gradcheck(lambda image: loss(fixed, image), moving.requires_grad_())
