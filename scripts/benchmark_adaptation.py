@@ -5,7 +5,7 @@
 Source only, CBAL with its terms added one at a time, AccSeg-Net with and without its anatomy constraints and patch
 contrast; equal updates, patch and batch for all. `val` of the target is only scored. Interrupted, it goes on where it
 was when started again: a training continues from its checkpoint, and rows that are finished are kept in
-`benchmarks/adaptation/`. `--only AccSeg "AccSeg -MIND"` runs the rows of these names. `--beside NAME=FOLDER` puts
+`benchmarks/adaptation/`. `--only "CBAL *" AccSeg` runs the rows of these names. `--beside NAME=FOLDER` puts
 predictions of the same cases that other methods of the project made, such as a translation followed by a training, on
 the same report page.
 """
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tables import BENCHMARKS, fill_table
+from tables import BENCHMARKS, add_only, fill_table, picked
 
 from nnunet_ext.evaluation.result import MEAN
 from nnunet_ext.files import read_json, write_json
@@ -62,13 +62,13 @@ def main() -> None:
     parser.add_argument("mscmr", type=Path, help="folder with train/ and val/")
     parser.add_argument("--root", type=Path, required=True, help="folder for nnU-Net's data; continued if it exists")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", nargs="*", help="only the rows of these names")
+    add_only(parser)
     parser.add_argument("--set", nargs="*", default=[], help="settings on top of the CPU preset, section.key=value")
     parser.add_argument("--beside", nargs="*", default=[], help="NAME=FOLDER with predictions for the report page")
     arguments = parser.parse_args()
     space = Workspace(arguments.root)
     prepare(space, arguments)
-    chosen = {name: how for name, how in variants().items() if arguments.only is None or name in arguments.only}
+    chosen = {name: how for name, how in variants().items() if picked(name, arguments.only)}
     rows = [
         (name.replace(" ", "_"), partial(measure, space, arguments.device, name, *how)) for name, how in chosen.items()
     ]

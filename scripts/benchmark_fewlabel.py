@@ -5,7 +5,7 @@
 DATA_FOLDER holds `Hippocampus/` and `ACDC/`, each with its `split.json` whose `labelled_N` name the labelled cases.
 The other training cases are unlabelled, `val` is only scored, and all methods do the same number of updates.
 Interrupted, it goes on where it was when started again: a training continues from its checkpoint, and rows that are
-finished are kept in `benchmarks/fewlabel/`. `--only ACDC3` or `--only CCTR` runs the rows whose name contains the text.
+finished are kept in `benchmarks/fewlabel/`. `--only 'ACDC3-*' '*-CCTR-0'` runs the rows of these names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tables import BENCHMARKS, fill_table
+from tables import BENCHMARKS, add_only, fill_table, picked
 
 from nnunet_ext.evaluation.result import MEAN
 from nnunet_ext.files import read_json, write_json
@@ -66,14 +66,14 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder for nnU-Net's data; continued if it exists")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=2, help="processes for registration")
-    parser.add_argument("--only", default="", help="only the rows whose name contains this")
+    add_only(parser)
     parser.add_argument("--set", nargs="*", default=[], help="settings on top of the CPU preset, section.key=value")
     arguments = parser.parse_args()
     space = Workspace(arguments.root)
     rows = [
         (name, partial(measure, space, arguments, task, method, seed))
         for name, task, method, seed in planned()
-        if arguments.only in name
+        if picked(name, arguments.only)
     ]
     show(fill_table(BENCHMARKS / "fewlabel", rows))
 

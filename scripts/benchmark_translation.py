@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from matplotlib.figure import Figure
-from tables import BENCHMARKS, fill_table
+from tables import BENCHMARKS, add_only, fill_table, picked
 
 from nnunet_ext.evaluation.result import MEAN
 from nnunet_ext.files import atomic_path, read_json, write_json
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("lge", type=Path, help="folder with train/ and val/ of MS-CMRSeg 2019")
     parser.add_argument("--root", type=Path, required=True, help="folder for nnU-Net's data; continued if it exists")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", nargs="*", help="only the rows of these names")
+    add_only(parser)
     parser.add_argument("--set", nargs="*", default=[], help="nnU-Net's settings on top of the CPU preset")
     parser.add_argument("--fit", nargs="*", default=[], help="the translation's settings on top of the CPU preset")
     arguments = parser.parse_args()
@@ -53,7 +53,7 @@ def main() -> None:
     rows: list[tuple[str, Callable[[], dict[str, Any]]]] = [("source-only", partial(train, space, arguments, SOURCE))]
     rows += [(name, partial(translate, space, arguments, name)) for name in VIEWS]
     rows += [(f"self-training-{r + 1}", partial(selftrain, space, arguments, r)) for r in range(ROUNDS)]
-    rows = [row for row in rows if arguments.only is None or row[0] in arguments.only]
+    rows = [row for row in rows if picked(row[0], arguments.only)]
     print(
         "| training data | Dice | RV | MYO | LV | HD95 [mm] | ASSD [mm] | minutes |\n|---|---|---|---|---|---|---|---|"
     )

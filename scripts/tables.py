@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,16 @@ def fill_table(folder: Path, rows: Iterable[tuple[str, Callable[[], dict[str, An
             print(f"== {name}: {duration(time.monotonic() - start)}", flush=True)
         table.append(read_json(file))
     return table
+
+
+def add_only(parser: argparse.ArgumentParser) -> None:
+    """The flag that picks rows."""
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these rows; * stands for any text")
+
+
+def picked(name: str, only: Sequence[str] | None) -> bool:
+    """Whether `--only` names this row, or is not given."""
+    return only is None or any(fnmatchcase(name, pattern) for pattern in only)
 
 
 def machine() -> str:
