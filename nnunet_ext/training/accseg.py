@@ -121,7 +121,7 @@ class AccSegTrainer(AdaptationTrainer):
     def load_training_state(self, state: dict[str, Any]) -> None:
         self.translator.load_state_dict(state["translator"])
         if self.judge is not None:
-            self.judge.load_state_dict(state["discriminator"])
+            self.judge.load_state_dict(checkpoint.part(state, "discriminator", "AccSeg.adversarial_weight"))
 
     # Data.
 

@@ -103,4 +103,7 @@ def build_backbone(
         nonlin_kwargs={"inplace": True},
     )
     network.apply(network.initialize)
+    # nnU-Net's decoder has outputs at lower resolutions also where nobody asks for them; DDP waits for the gradients of
+    # whatever could have some.
+    network.decoder.seg_layers[:-1].requires_grad_(False)
     return network

@@ -117,16 +117,21 @@ class CBALTrainer(AdaptationTrainer):
             set_deep_supervision(module, enabled and self.enable_deep_supervision)
 
     def training_state(self) -> dict[str, Any]:
-        return {
-            "discriminator": None if self.judge is None else self.judge.state_dict(),
-            "alignment": None if self.alignment is None else self.alignment.state_dict(),
-        }
+        return {"discriminator": None if self.judge is None else self.judge.state_dict()}
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         if self.judge is not None:
-            self.judge.load_state_dict(state["discriminator"])
+            self.judge.load_state_dict(checkpoint.part(state, "discriminator", "CBAL.adversarial_weight"))
+
+    def rank_state(self) -> dict[str, Any]:
+        """The prototypes, which follow what each process has seen."""
+        return {} if self.alignment is None else dict(self.alignment.state_dict())
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
         if self.alignment is not None:
-            self.alignment.load_state_dict(state["alignment"])
+            for name, _ in self.alignment.named_buffers():
+                checkpoint.part(state, name, "CBAL.prototypes")
+            self.alignment.load_state_dict(state)
 
     # Data.
 

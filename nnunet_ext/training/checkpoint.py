@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,17 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def on_cpu(value: Any) -> Any:
+    """`value` with the tensors of its containers on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: on_cpu(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(on_cpu(entry) for entry in value)
+    return value
+
+
 def write(checkpoint: dict[str, Any], target: Path | str) -> None:
     """Write a checkpoint so that `target` is the old one or the new one, never a part."""
     with atomic_path(target) as partial:
@@ -59,6 +71,20 @@ def read(source: Path | str, device: torch.device) -> dict[str, Any]:
             " -pretrained_weights starts from it"
         )
     return checkpoint
+
+
+def part(state: Mapping[str, Any], name: str, setting: str) -> Any:
+    """What `state` holds under `name`.
+
+    Raises:
+        InputError: when there is nothing, because what needs it was switched on after the checkpoint was written.
+    """
+    if state.get(name) is None:
+        raise InputError(
+            f"the checkpoint holds no {name}: it was written with {setting} switched off. The settings that it was"
+            " trained with are needed to continue, or a start without --c"
+        )
+    return state[name]
 
 
 def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:

@@ -159,14 +159,18 @@ class CrossTeachingTrainer(FewLabelTrainer):
         return optimizer, WarmupPoly(optimizer, self.num_epochs, self.num_iterations_per_epoch, 0)
 
     def training_state(self) -> dict[str, Any]:
-        if self.contrast is None:
-            return {}
-        return {"projectors": self.contrast.state_dict(), "memory": self.contrast.memory()}
+        return {} if self.contrast is None else {"projectors": self.contrast.state_dict()}
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         if self.contrast is not None:
-            self.contrast.load_state_dict(state["projectors"])
-            self.contrast.load_memory(state["memory"])
+            self.contrast.load_state_dict(checkpoint.part(state, "projectors", "contrast_weight"))
+
+    def rank_state(self) -> dict[str, Any]:
+        return {} if self.contrast is None else self.contrast.memory()
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        if self.contrast is not None:
+            self.contrast.load_memory(state)
 
     # Training.
 

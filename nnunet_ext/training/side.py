@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from nnunet_ext.training.checkpoint import load_weights
+
 BETAS = (0.5, 0.999)  # Adam's, as in the adversarial methods since DCGAN
 SMALLEST_AXIS = 3  # times the whole stride: pixels that the two undecimated layers of PatchGAN need on an axis
 
@@ -74,8 +76,12 @@ class SideNetworks:
         return {"networks": self.networks.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a checkpoint's state."""
-        self.networks.load_state_dict(state["networks"])
+        """Take over a checkpoint's state.
+
+        Raises:
+            InputError: when it is of other networks.
+        """
+        load_weights(self.networks, state["networks"], "the checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -83,11 +83,18 @@ def decoder_levels(network: Any) -> tuple[list[int], list[float]]:
 
 
 def nearest_levels(reductions: Sequence[float], scales: Sequence[float]) -> list[int]:
-    """The level closest to each scale (8 for an eighth); the coarsest where a network does not go as far."""
-    return [
-        min(range(len(reductions)), key=lambda i, scale=scale: abs(math.log(reductions[i] / scale)))  # type: ignore[misc]
-        for scale in scales
-    ]
+    """A level of its own for each scale (8 for an eighth), as close as can be; the coarsest where none goes as far.
+
+    Raises:
+        InputError: for more scales than the network has levels.
+    """
+    if len(scales) > len(reductions):
+        raise InputError(
+            f"scales: {len(scales)} of them, the network has {len(reductions)} levels of features, at most as many"
+            " scales are needed"
+        )
+    distance = np.subtract.outer(np.log(scales), np.log(reductions))
+    return [int(level) for level in linear_sum_assignment(distance**2)[1]]
 
 
 class StudentPair(nn.Module):

@@ -111,12 +111,21 @@ class ExtTrainer(nnUNetTrainer):
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Take over what `training_state` gave."""
 
+    def rank_state(self) -> dict[str, Any]:
+        """The part of it that differs between the processes of one training, such as memory banks."""
+        return {}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """Take over what `rank_state` of this process gave."""
+
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint atomically: nnU-Net's keys, and under `nnunet_ext` what continuing exactly needs."""
         if self.disable_checkpointing:
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
         states = self._from_all_ranks(checkpoint.plain(random_state()))
+        # Tensors travel between processes, and come back, on the CPU.
+        rank_states = self._from_all_ranks(checkpoint.on_cpu(self.rank_state()))
         if self.local_rank != 0:
             return
         whole, predicting = checkpoint.unwrap(self.network), self.inference_module()
@@ -135,6 +144,7 @@ class ExtTrainer(nnUNetTrainer):
                 "lr_scheduler": self.lr_scheduler.state_dict(),
                 "random_states": states,
                 "training_state": self.training_state(),
+                "rank_states": rank_states,
             },
         }
         checkpoint.write(content, filename)
@@ -167,8 +177,11 @@ class ExtTrainer(nnUNetTrainer):
         self._best_ema = content["_best_ema"]
         self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
         self.terms.resume(self.current_epoch)
-        states = own["random_states"]
+        states, rank_states = own["random_states"], own["rank_states"]
         self._random_state = states[self.local_rank] if self.local_rank < len(states) else None
+        # More processes than before: a new one begins with an empty memory.
+        if self.local_rank < len(rank_states):
+            self.load_rank_state(rank_states[self.local_rank])
 
     # Data.
 

@@ -76,6 +76,29 @@ def test_killed_and_continued_equals_uninterrupted(train, monkeypatch, registere
     check_continues_exactly(train, f"nnUNetTrainer{name}", monkeypatch)
 
 
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_each_process_goes_on_with_its_own_bank(train, monkeypatch, rank):
+    trainer = train("nnUNetTrainerMCSCv2", stop=True)
+    trainer.initialize()
+    rows = [{"rows": {n: c[:k].clone() for n, c in trainer.contrast.banks[0][0].columns.items()}, "next": k}
+            for k in (3, 5)]  # fmt: skip
+    states = [trainer.contrast.memory() for _ in rows]
+    for state, bank in zip(states, rows, strict=True):
+        state["banks"][0][0] = bank
+    # What two processes would gather; a third one finds nothing and begins anew.
+    monkeypatch.setattr(type(trainer), "rank_state", lambda self: states[0], raising=False)
+    gather = type(trainer)._from_all_ranks
+    monkeypatch.setattr(
+        type(trainer), "_from_all_ranks", lambda self, value: states if "banks" in value else gather(self, value)
+    )
+    target = f"{trainer.output_folder}/checkpoint_latest.pth"
+    trainer.save_checkpoint(target)
+    monkeypatch.undo()
+    trainer.local_rank = rank
+    trainer.load_checkpoint(target)
+    assert len(trainer.contrast.banks[0][0]) == (3, 5, 0)[rank]
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_trains_in_3d_and_predicts_alone(train, tiny, registered, threads_for_processes, name):
     trainer = train(f"nnUNetTrainer{name}", "3d_fullres")

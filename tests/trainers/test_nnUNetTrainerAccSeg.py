@@ -126,7 +126,40 @@ def test_other_segmenters(train, change_settings, segmenter):
     change_settings(AccSeg={"segmenter": segmenter})
     trainer = train(NAME)
     assert trainer.current_epoch == 2
-    assert type(trainer.inference_module()).__name__ == segmenter
+    network = trainer.inference_module()
+    assert type(network).__name__ == segmenter
+    # DDP waits for the gradient of every parameter that may have one.
+    network.train()
+    network(torch.randn(1, 1, 32, 32)).square().sum().backward()
+    assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("segmenter", ["DuSEUNet", "AttentionUNet"])
+def test_other_segmenters_compile_in_one_graph(train, change_settings, segmenter):
+    change_settings(AccSeg={"segmenter": segmenter})
+    trainer, batch = ready(train)
+    network, x = trainer.inference_module().eval(), batch["data"]
+    assert torch._dynamo.explain(network)(x).graph_break_count == 0
+    assert torch.allclose(torch.compile(network, backend="aot_eager")(x), network(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("adversarial_weight", "the checkpoint holds no discriminator: it was written with AccSeg.adversarial_weight"),
+        ("contrast_weight", "the checkpoint: projector"),
+    ],
+)
+def test_a_term_switched_on_after_the_checkpoint_was_written_is_named(train, change_settings, capsys, key, message):
+    change_settings(AccSeg={key: 0}, schedule={"epochs": 1})
+    Path(train(NAME).output_folder, "checkpoint_final.pth").rename(
+        Path(train(NAME, stop=True).output_folder, "checkpoint_latest.pth")
+    )
+    change_settings(AccSeg={key: 1})
+    with pytest.raises(SystemExit) as stop:
+        train(NAME, resume=True)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_an_even_edge_of_mind_is_refused(train, change_settings, capsys):

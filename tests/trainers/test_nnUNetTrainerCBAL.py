@@ -110,6 +110,16 @@ def test_killed_and_continued_equals_uninterrupted(train, change_settings, monke
     check_continues_exactly(train, NAME, monkeypatch)
 
 
+def test_features_compile_in_one_graph(train):
+    trainer = train(NAME, stop=True)
+    trainer.initialize()
+    network, x = trainer.featured.eval(), torch.randn(2, 1, 32, 32)
+    assert torch._dynamo.explain(network)(x).graph_break_count == 0
+    compiled, plain = torch.compile(network, backend="aot_eager")(x), network(x)
+    assert torch.allclose(compiled.logits[0], plain.logits[0], atol=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(compiled.features, plain.features, strict=True))
+
+
 def stops(train, capsys, *words):
     with pytest.raises(SystemExit) as stop:
         train(NAME)

@@ -77,6 +77,14 @@ def test_levels_nearest_to_the_scales():
     assert nearest_levels([1, 2, 4, 8, 16], [1, 8]) == [0, 3]
     assert nearest_levels([1, 4, 8, 16], [1, 8]) == [0, 2]
     assert nearest_levels([1, 2, 4], [1, 8]) == [0, 2]
+    assert nearest_levels([1, 2, 4], []) == []
+
+
+def test_no_level_serves_two_scales():
+    assert nearest_levels([1, 2, 4], [4, 8]) == [1, 2]
+    assert sorted(nearest_levels([8, 8], [4, 8])) == [0, 1]  # DeepLab
+    with pytest.raises(InputError, match="scales: 3 of them, the network has 2 levels"):
+        nearest_levels([1, 4], [1, 4, 8])
 
 
 @pytest.mark.parametrize("dim", [2, 3])
