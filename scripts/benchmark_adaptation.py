@@ -72,12 +72,15 @@ def main() -> None:
     rows = [
         (name.replace(" ", "_"), partial(measure, space, arguments.device, name, *how)) for name, how in chosen.items()
     ]
-    table = fill_table(BENCHMARKS / "adaptation", rows)
+    table = fill_table(BENCHMARKS / "adaptation", rows, {"--set": arguments.set})
     show(table)
     others = dict(word.split("=", 1) for word in arguments.beside)
     folders = {row["title"]: predictions(space, row["title"], row["method"]) for row in table} | others
     # Rows may come from an earlier run elsewhere: only predictions that are here can be drawn.
-    compare(space, {name: Path(folder) for name, folder in folders.items() if Path(folder).is_dir()})
+    here = {name: Path(folder) for name, folder in folders.items() if Path(folder).is_dir()}
+    for name in folders.keys() - here.keys():
+        print(f"not on the report page, no predictions are here: {name}")
+    compare(space, here)
 
 
 def prepare(space: Workspace, arguments: argparse.Namespace) -> None:

@@ -75,7 +75,7 @@ def main() -> None:
         for name, task, method, seed in planned()
         if picked(name, arguments.only)
     ]
-    show(fill_table(BENCHMARKS / "fewlabel", rows))
+    show(fill_table(BENCHMARKS / "fewlabel", rows, {"--set": arguments.set}))
 
 
 def planned() -> Iterator[tuple[str, Task, str, int]]:

@@ -69,7 +69,7 @@ def main() -> None:
             rows.append((name, partial(measure, space, name, dataset, encoder, flags, arguments.device)))
     print("| row | MA-MAE | 95 % | MA-MSE | accuracy | best constant guess | minutes | processor minutes |")
     print("|---|---|---|---|---|---|---|---|")
-    for row in fill_table(arguments.rows, rows):
+    for row in fill_table(arguments.rows, rows, {"--set": arguments.set}):
         low, high = row["ma_mae_interval"]
         print(
             f"| {row['name']} | {row['ma_mae']:.3f} | {low:.2f} to {high:.2f} | {row['ma_mse']:.3f} |"

@@ -57,7 +57,7 @@ def main() -> None:
     print(
         "| training data | Dice | RV | MYO | LV | HD95 [mm] | ASSD [mm] | minutes |\n|---|---|---|---|---|---|---|---|"
     )
-    for row in fill_table(TABLE, rows):
+    for row in fill_table(TABLE, rows, {"--set": arguments.set, "--fit": arguments.fit}):
         dice = " | ".join(f"{100 * row['dice'][name]:.1f}" for name in (MEAN, "RV", "MYO", "LV"))
         minutes = sum(row["minutes"].values())
         print(f"| {row['name']} | {dice} | {row['hd95'][MEAN]:.1f} | {row['assd'][MEAN]:.2f} | {minutes:.0f} |")

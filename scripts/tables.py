@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,32 @@ from nnunet_ext.progress import duration
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
-def fill_table(folder: Path, rows: Iterable[tuple[str, Callable[[], dict[str, Any]]]]) -> list[dict[str, Any]]:
+def fill_table(
+    folder: Path,
+    rows: Iterable[tuple[str, Callable[[], dict[str, Any]]]],
+    settings: Mapping[str, Sequence[str]] | None = None,
+) -> list[dict[str, Any]]:
     """Run the rows that are not there yet and return all of them in order.
 
     Args:
         folder: where each finished row lies as `<name>.json`.
         rows: name and function; the function returns what is kept.
+        settings: flags that change what is measured; kept in the row, and a row of others is used but named.
     """
+    settings = {flag: list(words) for flag, words in (settings or {}).items()}
     table = []
     for name, measure in rows:
         file = folder / f"{name}.json"
         if not file.exists():
             print(f"== {name}", flush=True)
             start = time.monotonic()
-            row = {"name": name, **measure(), "machine": machine()}
+            row = {"name": name, **measure(), "settings_given": settings, "machine": machine()}
             write_json(file, row)
             print(f"== {name}: {duration(time.monotonic() - start)}", flush=True)
-        table.append(read_json(file))
+        row = read_json(file)
+        if row["settings_given"] != settings:
+            print(f"== {file}: from a run with {row['settings_given']}; remove it to run the row again", flush=True)
+        table.append(row)
     return table
 
 

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from nnunet_ext.losses.precision import wide
 
 
-def label_boundary(labels: Tensor) -> Tensor:
+def label_boundary(labels: Tensor, known: Tensor | None = None) -> Tensor:
     """Voxels with a face neighbour of another label, on both sides of every boundary.
 
     Args:
         labels: (B, *S) integers.
+        known: (B, *S) bool; there is no boundary beside a voxel whose label is not known.
 
     Returns:
         (B, *S) bool; the border of the image is no boundary.
@@ -28,6 +29,8 @@ def label_boundary(labels: Tensor) -> Tensor:
         if n < 2:
             continue
         differ = labels.narrow(axis, 1, n - 1) != labels.narrow(axis, 0, n - 1)
+        if known is not None:
+            differ &= known.narrow(axis, 1, n - 1) & known.narrow(axis, 0, n - 1)
         boundary.narrow(axis, 1, n - 1).logical_or_(differ)
         boundary.narrow(axis, 0, n - 1).logical_or_(differ)
     return boundary
@@ -54,7 +57,7 @@ def boundary_loss(probabilities: Tensor, labels: Tensor, truth_weight: float = 1
         known = (labels >= 0) & (labels < classes)
         error = (probabilities - _one_hot(labels, known, probabilities)).square().sum(1)
         parts = []
-        for there in (label_boundary(probabilities.argmax(1)), label_boundary(labels)):
+        for there in (label_boundary(probabilities.argmax(1)), label_boundary(labels, known)):
             there = there & known
             parts.append((error * there).sum() / there.sum().clamp_min(1))
         return parts[0] + truth_weight * parts[1]
@@ -67,7 +70,7 @@ def signed_distances(labels: np.ndarray, classes: int, spacing: Sequence[float])
     centres. A class that is absent, or that fills everything, has no boundary here: its map is 0.
 
     Args:
-        labels: (*S) integers.
+        labels: (*S) integers; a value outside [0, K) is not known to be inside of any class, nor to be outside.
         classes: K, background included.
         spacing: mm per axis.
 
@@ -75,12 +78,14 @@ def signed_distances(labels: np.ndarray, classes: int, spacing: Sequence[float])
         (K - 1, *S) float32.
     """
     maps = np.zeros((classes - 1, *labels.shape), np.float32)
+    known = (labels >= 0) & (labels < classes)
     for c in range(1, classes):
         inside = labels == c
-        if inside.any() and not inside.all():
+        outside = known & ~inside
+        if inside.any() and outside.any():
             maps[c - 1] = np.where(
                 inside,
-                -distance_transform_edt(inside, sampling=spacing),
+                -distance_transform_edt(~outside, sampling=spacing),
                 distance_transform_edt(~inside, sampling=spacing),
             )
     return maps
