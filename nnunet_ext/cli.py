@@ -274,6 +274,7 @@ def selftrain(
     configuration: Annotated[Several[str], arg(aliases=["-c"], metavar="CONFIGURATION ...")] = (),
     trainer: Annotated[str, arg(aliases=["-tr"])] = "nnUNetTrainer",
     plans: Annotated[str, arg(aliases=["-p"])] = "nnUNetPlans",
+    planner: Annotated[str, arg(aliases=["-pl"])] = "ExperimentPlanner",
     fold: str = "all",
     preset: str | None = None,
     settings: Annotated[Several[str], arg(name="set", metavar="SECTION.KEY=VALUE ...")] = (),
@@ -293,6 +294,8 @@ def selftrain(
         configuration: 2d (the default), 3d_fullres, ...; the probabilities of several are averaged.
         trainer: any of nnU-Net's or nnunet_ext's.
         plans: name of the plans.
+        planner: nnU-Net's class that makes the plans where there are none: nnUNetPlannerResEncM for
+            -p nnUNetResEncUNetMPlans.
         fold: 0 to 4, or all.
         preset: as for `configure`.
         settings: as for `configure`.
@@ -307,7 +310,7 @@ def selftrain(
     from translation.selftrain import selftrain as run
 
     configurations = flat(configuration) or ("2d",)
-    training = Training(configurations, trainer, plans, fold, preset, flat(settings), device)
+    training = Training(configurations, trainer, plans, fold, preset, flat(settings), device, planner)
     filters = Filters(confidence, components, complete)
     print(run(dataset, target, into, rounds=rounds, training=training, filters=filters, validation=validation))
 

@@ -12,14 +12,15 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from nnunet_ext.data.dataset import Case, write_dataset
+from nnunet_ext.data.dataset import IGNORE, Case, write_dataset
+from nnunet_ext.data.selection import subject_folds
 from nnunet_ext.device import pick_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import atomic_path, write_json
 from nnunet_ext.paths import new_dataset_name
 from nnunet_ext.progress import progress
 from translation.cohort import Cohort, read_cohort
-from translation.gate import GateSettings, Verdict, failures, judge
+from translation.gate import GateSettings, Loss, Verdict, coverage, judge, losses
 from translation.model import Model, default_folder, load_model
 from translation.registry import METHODS
 from translation.volume.consistency import TOLERANCE, consistency
@@ -42,7 +43,8 @@ def apply(
     """Translate a source's labelled cases and write them as a raw nnU-Net dataset.
 
     Images are float32 on the source's grid, in the target's units; label files are the source's, byte for byte.
-    `dataset.json` records under `nnunet_ext.translation` which case came from which by which checkpoint.
+    `dataset.json` records under `nnunet_ext.translation` which case came from which by which checkpoint, and what the
+    gate said. The folds keep a patient's frames and views on one side.
 
     Args:
         source: the cohort to translate, as for `fit`.
@@ -53,7 +55,7 @@ def apply(
         force: write even when the gate fails.
         overwrite: replace a dataset of that name with other content.
         device: e.g. `cpu`, `cuda:1`.
-        gate: when a structure counts as washed out.
+        gate: when a structure counts as lost.
 
     Returns:
         the dataset's folder.
@@ -66,6 +68,11 @@ def apply(
     name = new_dataset_name(dataset, f"{cohort.name[11:]}Translated")
     on = pick_device(device)
     models = [load_model(folder, on) for folder in _folders(views, cohort, target)]
+    for model in models:
+        _same_labels(model, cohort)
+    channel = models[0].preparation.channel_name
+    if keep_source:
+        _same_normalisation(cohort, channel)
     names = _view_names(models)
     cases: list[Case] = []
     reports: dict[str, dict[str, dict[str, Any]]] = {}
@@ -89,13 +96,13 @@ def apply(
             Case(c, (cohort.image_path(c),), cohort.label_path(c), cohort.subject.get(c, c), cohort.channel_name)
             for c in cohort.cases
         ]
-    labels = dict(cohort.labels) | ({"ignore": cohort.ignore} if cohort.ignore is not None else {})
     return write_dataset(
         name,
         cases,
-        [models[0].preparation.channel_name],
-        labels,
+        [channel],
+        _table(cohort.labels, cohort.ignore),
         file_ending=cohort.ending,
+        split=subject_folds(cases, set()),
         notes={"translation": _manifest(cohort, names, models, reports)},
         overwrite=overwrite,
     )
@@ -113,6 +120,34 @@ def _folders(views: str, cohort: Cohort, target: str | None) -> list[Path]:
     if not folders:
         raise InputError(f"--views {views!r}: names nothing, methods or model folders are needed")
     return folders
+
+
+def _table(labels: dict[str, int], ignore: int | None) -> dict[str, int]:
+    return dict(labels) | ({IGNORE: ignore} if ignore is not None else {})
+
+
+def _same_labels(model: Model, cohort: Cohort) -> None:
+    """Masks and gate go by the values of the fit: the source must mean the same by them."""
+    fitted, own = model.preparation.labels, _table(cohort.labels, cohort.ignore)
+    # A source without ignored voxels may be translated by a model that knows how to leave them out.
+    wanted = _table(fitted, model.preparation.ignore if cohort.ignore is not None else None)
+    if wanted != own:
+        raise InputError(
+            f"--views: {model.folder} was fitted to the labels {wanted}, {cohort.name} has {own}; the same names and"
+            " values are needed"
+        )
+
+
+def _same_normalisation(cohort: Cohort, channel: str) -> None:
+    """nnU-Net normalises by the channel's name: under `CT` by the dataset's intensities, otherwise scan by scan."""
+    from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
+
+    own, theirs = (get_normalization_scheme(name).__name__ for name in (cohort.channel_name, channel))
+    if own != theirs:
+        raise InputError(
+            f"--keep-source: nnU-Net normalises {cohort.name}'s channel {cohort.channel_name} by {own} and the target's"
+            f" channel {channel} by {theirs}; a dataset has one channel name, so leave --keep-source out"
+        )
 
 
 def _view_names(models: list[Model]) -> list[str]:
@@ -162,7 +197,9 @@ def translate_case(
     with torch.inference_mode():
         volume = torch.from_numpy(prepared.volume).to(device)
         out = model.method.translate(volume, torch.from_numpy(labels.astype(np.int64)).to(device)).cpu().numpy()
-    verdicts = judge(case, prepared.volume, out, labels, model.preparation.labels, gate)
+    names = model.preparation.labels
+    covered = coverage(label, labels, prepared.placement, names, gate)
+    verdicts = judge(case, prepared.volume, out, labels, names, gate, covered)
     report = {
         "consistency": round(consistency(out, prepared.volume), 3),
         "verdicts": [asdict(verdict) for verdict in verdicts],
@@ -171,21 +208,52 @@ def translate_case(
 
 
 def _check(reports: dict[str, dict[str, dict[str, Any]]], gate: GateSettings, force: bool) -> None:
-    """Log the consistency of each view; raise when a structure is washed out."""
+    """Log the consistency of each view and what it lost; raise when that is too much."""
     problems = []
     for view, cases in reports.items():
         mean = float(np.mean([report["consistency"] for report in cases.values()]))
         log.info("%s: inter-slice consistency %.2f of the source's (1.1 is the limit)", view, mean)
         if mean > TOLERANCE:
             problems.append(f"{view} makes slices jump {mean:.2f} times as much as the source's, {TOLERANCE} is needed")
-        verdicts = [Verdict(**v) for report in cases.values() for v in report["verdicts"]]
-        for structure, lost in failures(verdicts, gate).items():
-            shown = ", ".join(lost[:8]) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
-            problems.append(f"{view} washes out {structure} in {len(lost)} of {len(cases)} cases ({shown})")
+        for loss in losses(_verdicts(cases), gate):
+            text = _in_words(view, loss)
+            if loss.tolerated:
+                log.warning("%s; tolerated, up to %.0f %% of the cases may", text, 100 * gate.tolerated)
+            else:
+                problems.append(text)
     if problems and not force:
         raise InputError(f"--views: {'; '.join(problems)}; fit longer or by another method, or --force to write it")
     for problem in problems:
         log.warning("written in spite of it: %s", problem)
+
+
+def _verdicts(cases: dict[str, dict[str, Any]]) -> list[Verdict]:
+    return [Verdict(**v) for report in cases.values() for v in report["verdicts"]]
+
+
+def _in_words(view: str, loss: Loss) -> str:
+    """What a view does to a structure, and in which cases."""
+    parts = []
+    for what, outside in (
+        (f"washes out {loss.structure}", False),
+        (f"leaves most of {loss.structure} outside the working grid", True),
+    ):
+        if cases := [v.case for v in loss.lost if v.outside == outside]:
+            shown = ", ".join(cases[:8]) + (f" and {len(cases) - 8} more" if len(cases) > 8 else "")
+            parts.append(f"{what} in {len(cases)} of {loss.judged} cases ({shown})")
+    return f"{view} {' and '.join(parts)}"
+
+
+def _gate_manifest(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The gate's verdicts of one view: first the cases that lost each structure, then every figure."""
+    lost: dict[str, list[str]] = {}
+    figures: dict[str, dict[str, Any]] = {}
+    for verdict in _verdicts(cases):
+        row = asdict(verdict)
+        figures.setdefault(row.pop("case"), {})[row.pop("structure")] = row
+        if verdict.lost:
+            lost.setdefault(verdict.structure, []).append(verdict.case)
+    return {"lost": lost, "verdicts": figures}
 
 
 def _manifest(
@@ -204,6 +272,7 @@ def _manifest(
                     "high": model.preparation.target_range[1],
                 },
                 "consistency": round(float(np.mean([r["consistency"] for r in reports[view].values()])), 3),
+                "gate": _gate_manifest(reports[view]),
             }
             for view, model in zip(names, models, strict=True)
         },

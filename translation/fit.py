@@ -97,6 +97,8 @@ def fit(
             seed_everything(settings.seed)
             learner = cls(settings, preparation, **arguments)
             learner.start_training(on)
+            if rank == 0:
+                learner.tell_about([case.labels for case in sources if case.labels is not None])
             batches = Batches(sources, targets, settings, rank, further)
             _train(learner, settings, batches, folder, on, rank, arguments.get("further", {}))
     log.info("%s: fitted", folder)

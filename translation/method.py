@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
 
+from nnunet_ext.losses.correlation import correlation_loss
+from nnunet_ext.losses.mind import mind_features
 from translation.optimise import Optimisers
 from translation.sampling import Batch
 from translation.settings import TranslationSettings, VolumeSettings
@@ -15,6 +22,9 @@ from translation.volume.preparation import Preparation
 from translation.volume.slabs import translate_volume
 
 Terms = dict[str, Tensor]
+
+#: slices of an update that MIND looks at: it has 81 features per pixel, several times over on the tape
+MIND_SLICES = 8
 
 
 class TranslationMethod(nn.Module, ABC):
@@ -71,6 +81,37 @@ class LearnedMethod(TranslationMethod):
     @abstractmethod
     def translate_slab(self, slab: Tensor, labels: Tensor | None) -> Tensor:
         """(B, slices, H, W) and, where `needs_labels`, (B, H, W) of the middle slices -> (B, slices, H, W)."""
+
+    def tell_about(self, labels: Sequence[NDArray[np.int16]]) -> None:
+        """Log, before a fit, what the user should know of the source's labels (class indices, one volume per case)."""
+
+    def with_anatomy(self, loss: Tensor, source: Tensor, fake: Tensor, terms: Terms) -> Tensor:
+        """The generator's loss with AccSeg-Net's two anatomy terms (its eq. 6) of the source and its translation.
+
+        MIND compares single slices, at most `MIND_SLICES` of the batch's, drawn at random: an unbiased estimate of
+        the mean over all. Correlation is that of whole slabs.
+
+        Args:
+            loss: so far; returned as it is where both weights are 0.
+            source, fake: (B, slices, H, W).
+            terms: gets `mind` and `correlation`, each where its weight is above 0.
+        """
+        s = self.settings
+        if s.lambda_mind > 0:
+            before, after = as_slices(source), as_slices(fake)
+            chosen = torch.randperm(len(before), device=before.device)[:MIND_SLICES]
+            with torch.autocast(before.device.type, enabled=False):
+                with torch.no_grad():
+                    wanted = mind_features(before[chosen])
+                # Computed again for the backward pass, so that the tape does not hold it.
+                found = recomputed(mind_features, after[chosen].float(), use_reentrant=False)
+                terms["mind"] = F.l1_loss(found, wanted)
+            loss = loss + s.lambda_mind * terms["mind"]
+        if s.lambda_correlation > 0:
+            with torch.autocast(source.device.type, enabled=False):
+                terms["correlation"] = correlation_loss(source, fake)
+            loss = loss + s.lambda_correlation * terms["correlation"]
+        return loss
 
     def start_training(self, device: torch.device) -> None:
         """Move to the device and make the optimisers."""

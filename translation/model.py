@@ -44,6 +44,8 @@ def describe(folder: Path, method: str, settings: VolumeSettings, source: Cohort
     path = folder / DESCRIPTION
     if path.exists():
         there = read_json(path)
+        # A setting that is newer than the fit had the default that it has now.
+        there["settings"] = type(settings)().model_dump(mode="json") | there.get("settings", {})
         for part, value in content.items():
             if there.get(part) != value:
                 keys = value if isinstance(value, dict) else {}

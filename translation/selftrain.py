@@ -4,6 +4,7 @@ model construction and self-training").
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -18,8 +19,8 @@ import numpy as np
 from nnunet_ext.data.dataset import Case, write_dataset
 from nnunet_ext.data.selection import subject_folds
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json, write_json
-from nnunet_ext.paths import new_dataset_name, preprocessed_root, results_root
+from nnunet_ext.files import read_json, sha256, write_json
+from nnunet_ext.paths import new_dataset_name, preprocessed_root, raw_root, results_root
 from nnunet_ext.training.configure import configure
 from translation.cohort import Cohort, read_cohort
 from translation.pseudo_labels import Filters, agreement, predict_cohort
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 REPORT = "selftrain.json"
 PROCESSES = "2"
+PLANNER, PLANS = "ExperimentPlanner", "nnUNetPlans"
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,29 @@ class Training:
 
     configurations: tuple[str, ...] = ("2d",)
     trainer: str = "nnUNetTrainer"
-    plans: str = "nnUNetPlans"
+    plans: str = PLANS
     fold: str = "all"
     preset: str | None = None
     settings: tuple[str, ...] = ()
     device: str | None = None
+    planner: str = PLANNER
+
+    def check(self) -> None:
+        """Refuse a residual encoder's plans under the plain plans' name, and the reverse.
+
+        Raises:
+            InputError: then.
+        """
+        if "ResEnc" in self.planner and self.plans == PLANS:
+            raise InputError(
+                f"--planner {self.planner}: its plans would be called {PLANS}, another name is needed, such as"
+                " -p nnUNetResEncUNetMPlans"
+            )
+        if self.planner == PLANNER and "ResEnc" in self.plans:
+            raise InputError(
+                f"--plans {self.plans}: {PLANNER} would write plain plans under that name, a planner such as"
+                " --planner nnUNetPlannerResEncM is needed"
+            )
 
     def model(self, dataset: str, configuration: str) -> Path:
         return results_root() / dataset / f"{self.trainer}__{self.plans}__{configuration}"
@@ -68,7 +88,7 @@ def selftrain(
         target: the cohort of real scans, as for `fit`; labels are never read.
         into: dataset id of the first round; round r is written to id into + r - 1.
         rounds: how often to predict, pool and retrain.
-        training: configurations (several are averaged for the pseudo-labels), trainer, fold, preset.
+        training: configurations (several are averaged for the pseudo-labels), trainer, planner, fold, preset.
         filters: which pseudo-labels count.
         validation: labelled cohort that the best round is chosen on; the last round without it.
 
@@ -82,11 +102,17 @@ def selftrain(
     if rounds < 1:
         raise InputError(f"--rounds {rounds}: no round, 1 or more is needed")
     training, filters = training or Training(), filters or Filters()
+    training.check()
     source = read_cohort(dataset, "-d", labelled=True)
     scans = read_cohort(target, "--target", labelled=False)
     held_out = read_cohort(validation, "--validation", labelled=True) if validation else None
     if held_out and held_out.folder == scans.folder and (both := set(held_out.cases) & set(scans.cases)):
         raise InputError(f"--validation {validation}: {min(both)} is also trained on, cases apart are needed")
+    if held_out and held_out.labels != source.labels:
+        raise InputError(
+            f"--validation {validation}: its labels are {held_out.labels}, those of {source.name} are needed:"
+            f" {source.labels}"
+        )
     if clash := set(source.cases) & set(scans.cases):
         raise InputError(f"--target {target}: case {min(clash)} is also in {source.name}, other names are needed")
     names = [
@@ -94,7 +120,8 @@ def selftrain(
         *(new_dataset_name(f"Dataset{into + r:03d}_{source.name[11:]}Round{r + 1}", "") for r in range(rounds)),
     ]
     folder = results_root() / "translation" / "selftrain" / names[1]
-    _same_as_before(folder / "settings.json", source, scans, training, filters)
+    _same_as_before(folder, names, source, scans, training, filters)
+    _trained_on_the_same(training, source.name)
     report: dict[str, Any] = {"target": scans.name, "filters": vars(filters), "rounds": []}
     for number, name in enumerate(names):
         row: dict[str, Any] = {"round": number, "dataset": name}
@@ -119,8 +146,26 @@ def selftrain(
     return folder / REPORT
 
 
-def _same_as_before(path: Path, source: Cohort, scans: Cohort, training: Training, filters: Filters) -> None:
+def _made_from(source: Cohort, scans: Cohort) -> str:
+    """A digest of what every round learns from: both cohorts' files (of the target its images only) and checkpoints."""
+    content = [
+        *((case, sha256(source.image_path(case)), sha256(source.label_path(case))) for case in source.cases),
+        *((case, sha256(scans.image_path(case))) for case in scans.cases),
+        _checkpoints(source.folder / "dataset.json"),
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _checkpoints(dataset_json: Path) -> Any:
+    """Which checkpoint made which case, as `translate apply` noted it; None in other datasets."""
+    return read_json(dataset_json).get("nnunet_ext", {}).get("translation", {}).get("cases")
+
+
+def _same_as_before(
+    folder: Path, names: list[str], source: Cohort, scans: Cohort, training: Training, filters: Filters
+) -> None:
     """Record what this self-training is, or refuse to continue another one in its place."""
+    path = folder / "settings.json"
     content = json.loads(
         json.dumps(
             {
@@ -128,14 +173,43 @@ def _same_as_before(path: Path, source: Cohort, scans: Cohort, training: Trainin
                 "target": [scans.name, scans.domain, scans.cases],
                 "training": vars(training) | {"device": None},
                 "filters": vars(filters),
+                "made_from": _made_from(source, scans),
             }
         )
     )
-    if not path.exists():
-        write_json(path, content)
-    elif (there := read_json(path)) != content:
-        different = [key for key in content if there.get(key) != content[key]]
-        raise InputError(f"{path}: holds another {', '.join(different)}, the same or another --into is needed")
+    rounds = [p for name in names[1:] for root in (results_root(), preprocessed_root()) if (p := root / name).exists()]
+    if path.exists():
+        there = read_json(path)
+        # An older version recorded neither planner, which was nnU-Net's own, nor digest.
+        there = content | there | {"training": {"planner": PLANNER} | there.get("training", {})}
+        different = [key for key in content if there[key] != content[key]]
+        if different == ["made_from"]:
+            stale = [folder, *(model for model in training.models(names[0]) if model.exists()), *rounds]
+            raise InputError(
+                f"{path}: the cases of {source.name} or {scans.name} have changed since; to train all rounds again,"
+                f" remove {', '.join(map(str, stale))}"
+            )
+        if different:
+            raise InputError(f"{path}: holds another {', '.join(different)}, the same or another --into is needed")
+    elif rounds:
+        raise InputError(
+            f"{rounds[0]}: of a self-training that {path} no longer tells about; remove {', '.join(map(str, rounds))},"
+            " or give another --into"
+        )
+    write_json(path, content)
+
+
+def _trained_on_the_same(training: Training, name: str) -> None:
+    """Refuse a model of round 0 that was trained before the dataset was translated again.
+
+    nnU-Net copies dataset.json beside a model when it starts to train, under any --into or without this command.
+    """
+    now = _checkpoints(raw_root() / name / "dataset.json")
+    for model in training.models(name):
+        if (model / "dataset.json").exists() and _checkpoints(model / "dataset.json") != now:
+            raise InputError(
+                f"{model}: trained on {name} as another translation made it; remove the folder to train again"
+            )
 
 
 def _foreground(cohort: Cohort) -> dict[str, int]:
@@ -179,9 +253,10 @@ def _train(name: str, training: Training, folder: Path) -> None:
         # nnU-Net copies dataset.json when it starts to preprocess, so a mark of our own tells that it finished.
         mark = folder / f"{name}_{training.plans}_{configuration}.preprocessed"
         if not mark.exists():
-            if not (preprocessed_root() / name / f"{training.plans}.json").exists():
+            if not _planned(name, training):
                 _run(log_file, "nnUNetv2_extract_fingerprint", "-d", number, "-np", PROCESSES)
-                _run(log_file, "nnUNetv2_plan_experiment", "-d", number, "-overwrite_plans_name", training.plans)
+                planner = ("-pl", training.planner, "-overwrite_plans_name", training.plans)
+                _run(log_file, "nnUNetv2_plan_experiment", "-d", number, *planner)
             plans = ("-plans_name", training.plans)
             _run(log_file, "nnUNetv2_preprocess", "-d", number, "-c", configuration, *plans, "-np", PROCESSES)
             mark.parent.mkdir(parents=True, exist_ok=True)
@@ -203,6 +278,15 @@ def _train(name: str, training: Training, folder: Path) -> None:
         if list(fold.glob("checkpoint_*.pth")):
             command.append("--c")
         _run(log_file, *command)
+
+
+def _planned(name: str, training: Training) -> bool:
+    """Whether there are plans, made from the dataset as it is now: nnU-Net copies dataset.json when it plans."""
+    folder = preprocessed_root() / name
+    copy = folder / "dataset.json"
+    if not (folder / f"{training.plans}.json").exists():
+        return False
+    return not copy.exists() or _checkpoints(copy) == _checkpoints(raw_root() / name / "dataset.json")
 
 
 def _run(log_file: Path, *command: str) -> None:

@@ -60,6 +60,8 @@ class TranslationSettings(VolumeSettings):
     discriminator_layers: int = Field(3, ge=1, description="halvings in the discriminator")
     adversarial: Literal["lsgan", "hinge"] = Field("lsgan", description="least squares or hinge")
     lambda_adversarial: float = Field(1.0, ge=0, description="weight of the adversarial loss")
+    lambda_mind: float = Field(0.0, ge=0, description="weight of MIND between source and translation; 0 is off")
+    lambda_correlation: float = Field(0.0, ge=0, description="weight of 1 - r^2 of source and translation; 0 is off")
     amp: bool = Field(True, description="mixed precision on a GPU")
     bfloat16: bool = Field(False, description="mixed precision on a CPU that computes bfloat16 natively")
     save_every: int = Field(1, ge=1, description="epochs between two checkpoint_latest.pth")
@@ -115,7 +117,9 @@ class TANQSettings(QSAttnSettings):
         None, description="labels normalised by themselves (the paper's cochlea); null: all that are not restyled"
     )
     restyled: tuple[str, ...] = Field((), description="labels that take the style of the rest (the paper's VS)")
-    min_pixels: float = Field(16.0, ge=1, description="smaller regions share the whole map's statistics")
+    min_pixels: float = Field(
+        4.0, ge=1, description="regions of fewer pixels of a feature map share the whole map's statistics"
+    )
     lambda_segmentation: float = Field(1.0, ge=0, description="weight of eq. 8")
 
 
@@ -153,6 +157,8 @@ _CPU = {
     "discriminator_width": 32,
     "discriminator_layers": 2,
     "amp": False,
+    # What the tables of BENCHMARKS.md were measured with.
+    "min_pixels": 16.0,
 }
 _CPU_CONTRAST = {"patches": 128, "projector_width": 64}
 

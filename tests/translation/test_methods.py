@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import numpy as np
 import pytest
@@ -89,6 +90,62 @@ def test_state_continues_exactly(method):
         terms.append(learner.fit_step(batch()))
     assert terms[0] == terms[1]
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+def generator_gradients(learner):
+    """A step's terms and the gradients that it left at its generators."""
+    torch.manual_seed(3)
+    terms = learner.fit_step(batch())
+    networks = next(iter(learner.groups().values()))
+    return terms, [p.grad for n in networks for p in n.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("method", LEARNED)
+@pytest.mark.parametrize("name", ["mind", "correlation"])
+def test_anatomy_terms_teach_the_generator_where_they_have_a_weight(method, name):
+    plain, gradients = generator_gradients(tiny(method))
+    assert not {"mind", "correlation"} & plain.keys()
+    terms, others = generator_gradients(tiny(method, f"lambda_{name}=10"))
+    assert terms.keys() - plain.keys() == {name}
+    assert 0 < terms[name] < 2
+    # Of the first step the other terms are the same: the weights are, and the added term is only added.
+    assert terms["adversarial"] == plain["adversarial"]
+    assert any(not torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
+
+
+def test_anatomy_loss_is_untouched_without_weights_and_least_for_the_source_itself():
+    learner, terms = tiny("cut"), {}
+    loss, source = torch.tensor(0.25), batch().source
+    state = torch.get_rng_state()
+    assert learner.with_anatomy(loss, source, -source, terms) is loss
+    assert torch.equal(state, torch.get_rng_state())
+    assert terms == {}
+    learner = tiny("cut", "lambda_mind=1", "lambda_correlation=1")
+    learner.with_anatomy(loss, source, source.clone(), terms)
+    assert terms["mind"] == 0
+    assert terms["correlation"] == pytest.approx(0, abs=1e-5)
+    learner.with_anatomy(loss, source, batch().target.flip(-1), terms)
+    assert terms["mind"] > 1e-4
+    assert terms["correlation"] > 0.9
+
+
+def test_tanq_tells_which_labels_are_too_small_for_its_coarsest_maps(caplog):
+    caplog.set_level(logging.INFO)
+    labels = np.zeros((4, 48, 48), np.int16)
+    labels[:, 2:4, :] = 1  # 96 pixels in each slice
+    labels[:3, 8:16, :8] = 2  # 64, 64 and 72
+    labels[2, 16, :8] = 2
+    labels[0, 20:28, :7] = 3  # 56
+    tiny("tanq", "min_pixels=4").tell_about([labels])
+    said = [record.message.split(" pixels")[0] for record in caplog.records]
+    assert said == [
+        "RV: in 0 % of its 4 slices it has fewer than 64",
+        "MYO: in 0 % of its 3 slices it has fewer than 64",
+        "LV: in 100 % of its 1 slices it has fewer than 64",
+    ]
+    caplog.clear()
+    tiny("tanq", "min_pixels=4.25", 'restyled=["RV"]').tell_about([labels])
+    assert [r.message.split(" slices")[0] for r in caplog.records] == ["MYO: in 67 % of its 3", "LV: in 100 % of its 1"]
 
 
 def test_generators_learn_to_reconstruct():

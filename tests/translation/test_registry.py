@@ -22,6 +22,8 @@ def test_papers_values():
     tanq, cyclegan, msfnet = build_settings("tanq"), build_settings("cyclegan"), build_settings("msfnet")
     assert (tanq.epochs, tanq.batch_size, tanq.patches, tanq.projector_width) == (400, 4, 256, 256)
     assert tanq.attention_layers == (3, 4)
+    # A cochlea has about 6 pixels at the coarsest level; the tables were measured with 16.
+    assert (tanq.min_pixels, build_settings("tanq", "cpu").min_pixels) == (4, 16)
     assert (cyclegan.epochs, cyclegan.batch_size, cyclegan.learning_rate, cyclegan.lambda_cycle) == (200, 4, 2e-4, 10)
     assert (msfnet.epochs, msfnet.batch_size, msfnet.slices) == (1000, 1, 3)
     assert (msfnet.lambda_reconstruction, msfnet.lambda_perceptual, msfnet.lambda_cycle) == (10, 0.01, 10)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 
 from nnunet_ext.errors import InputError
 from nnunet_ext.paths import results_root
@@ -109,6 +110,105 @@ def test_other_settings_are_not_mixed_in(hearts, commands, lge_labels):
     run(rounds=1)
     with pytest.raises(InputError, match="holds another filters"):
         run(rounds=1, filters=Filters(confidence=0.5))
+
+
+def test_what_an_older_version_began_continues(hearts, commands, lge_labels):
+    report = run(rounds=1)
+    path = report.parent / "settings.json"
+    there = json.loads(path.read_text())
+    del there["made_from"], there["training"]["planner"]
+    path.write_text(json.dumps(there))
+    commands.clear()
+    run(rounds=2)
+    assert [c[1] for c in commands if c[0] == "nnUNetv2_train"] == ["911"]
+    assert json.loads(path.read_text())["made_from"]
+
+
+def darken(path):
+    """Other intensities in a file of the same name."""
+    sitk.WriteImage(sitk.ReadImage(str(path)) * 0.5, str(path))
+
+
+@pytest.mark.parametrize(
+    "file", ["Dataset901_Cine/imagesTr/cine_000_0000.nii.gz", "Dataset902_LGE/imagesTr/lge_000_0000.nii.gz"]
+)
+def test_changed_cases_are_refused_with_what_to_remove(hearts, commands, lge_labels, file):
+    run(rounds=1)
+    darken(hearts / "raw" / file)
+    commands.clear()
+    with pytest.raises(InputError, match="have changed since") as caught:
+        run(rounds=1)
+    assert commands == []
+    told = [Path(p) for p in str(caught.value).split("remove ")[1].split(", ")]
+    assert hearts / "results" / "Dataset901_Cine" / "T__nnUNetPlans__2d" in told
+    # Half of it removed is not taken for a new start either.
+    shutil.rmtree(told.pop(0))
+    with pytest.raises(InputError, match=r"Dataset910_CineRound1: of a self-training that"):
+        run(rounds=1)
+    for folder in told:
+        shutil.rmtree(folder)
+    run(rounds=1)
+    assert [c[1] for c in commands if c[0] == "nnUNetv2_train"] == ["901", "910"]
+
+
+def translated_by(checkpoint, *files):
+    """Note in dataset.json, or in nnU-Net's copies of it, which checkpoint made the cases."""
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        described = json.loads(path.read_text()) if path.exists() else {"nnunet_ext": {}}
+        described["nnunet_ext"]["translation"] = {"cases": {"cine_000": {"checkpoint_sha256": checkpoint}}}
+        path.write_text(json.dumps(described))
+
+
+def test_model_of_an_earlier_translation_is_refused_under_any_id(hearts, commands, lge_labels):
+    model = Training(trainer="T").model("Dataset901_Cine", "2d")
+    translated_by("old", model / "dataset.json")
+    translated_by("new", hearts / "raw" / "Dataset901_Cine" / "dataset.json")
+    with pytest.raises(InputError, match=r"T__nnUNetPlans__2d: trained on Dataset901_Cine as another translation"):
+        run(rounds=1)
+    assert commands == []
+    translated_by("new", model / "dataset.json")
+    run(rounds=1)
+
+
+@pytest.mark.parametrize(("planned_from", "again"), [("old", True), ("new", False)])
+def test_plans_of_an_earlier_translation_are_made_again(hearts, commands, lge_labels, planned_from, again):
+    folder = hearts / "preprocessed" / "Dataset901_Cine"
+    translated_by(planned_from, folder / "dataset.json")
+    (folder / "nnUNetPlans.json").touch()
+    translated_by("new", hearts / "raw" / "Dataset901_Cine" / "dataset.json")
+    run(rounds=1)
+    assert any(c[:3] == ("nnUNetv2_plan_experiment", "-d", "901") for c in commands) == again
+
+
+def test_planner_is_handed_on(hearts, commands, lge_labels):
+    plans = "nnUNetResEncUNetMPlans"
+    training = Training(trainer="T", plans=plans, planner="nnUNetPlannerResEncM", device="cpu")
+    selftrain("901", "902", 910, training=training, rounds=1)
+    planning = [c for c in commands if c[0] == "nnUNetv2_plan_experiment"]
+    assert [c[3:] for c in planning] == [("-pl", "nnUNetPlannerResEncM", "-overwrite_plans_name", plans)] * 2
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        (Training(plans="nnUNetResEncUNetMPlans"), "--planner nnUNetPlannerResEncM is needed"),
+        (Training(planner="nnUNetPlannerResEncL"), "would be called nnUNetPlans, another name is needed"),
+    ],
+)
+def test_plans_and_planner_that_do_not_go_together(hearts, commands, training, message):
+    with pytest.raises(InputError, match=message):
+        selftrain("901", "902", 910, training=training)
+    assert commands == []
+
+
+def test_validation_of_other_labels_is_refused(hearts, commands):
+    path = hearts / "raw" / "Dataset902_LGE" / "dataset.json"
+    labels = {"background": 0, "RV": 1, "LV": 2, "MYO": 3, "ignore": 4}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": labels}))
+    with pytest.raises(InputError, match=r"--validation 902: its labels are .*'LV': 2.* Dataset901_Cine are needed"):
+        run(validation="902")
+    assert commands == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from nnunet_ext.errors import InputError
 from translation.apply import apply
 from translation.cohort import read_cohort
 from translation.fit import fit
+from translation.gate import GateSettings
 from translation.model import FINAL, LATEST, load_model
 from translation.volume.cache import prepare_cohorts
 from translation.volume.preparation import read_preparation
@@ -31,6 +33,10 @@ def tiny(method="cut", *more, **arguments):
 
 def weights(folder):
     return torch.load(folder / FINAL, weights_only=True)["weights"]
+
+
+def manifest_of(dataset):
+    return json.loads((dataset / "dataset.json").read_text())["nnunet_ext"]["translation"]
 
 
 def test_dataset_on_the_sources_grid_with_its_labels(hearts):
@@ -157,7 +163,110 @@ def test_gate_names_structure_and_cases(hearts, monkeypatch):
 
 def test_gate_lets_a_faithful_translation_pass(hearts):
     tiny("histogram")
-    apply("901", "histogram", "903", target="902")
+    out = apply("901", "histogram", "903", target="902")
+    gate = manifest_of(out)["views"]["histogram"]["gate"]
+    assert gate["lost"] == {}
+    assert gate["verdicts"].keys() == {"cine_000", "cine_001", "cine_002"}
+    assert all(v["covered"] == pytest.approx(1, abs=0.15) for v in gate["verdicts"]["cine_000"].values())
+
+
+def shift_one_heart(monkeypatch):
+    """As a failed registration would, look for the heart of the first case to be placed 300 mm beside it."""
+    from translation.volume import preparation
+
+    places, right = [], preparation.place
+
+    def wrong(*arguments):
+        placement = right(*arguments)
+        places.append(placement)
+        away = sitk.AffineTransform(3)
+        away.SetTranslation((300.0, 0.0, 0.0))
+        return replace(placement, affine=away) if len(places) == 1 else placement
+
+    monkeypatch.setattr(preparation, "place", wrong)
+
+
+def test_gate_sees_labels_outside_the_working_grid(hearts, monkeypatch):
+    tiny("histogram")
+    shift_one_heart(monkeypatch)
+    with pytest.raises(InputError, match=r"leaves most of LV outside the working grid in 1 of 3 cases \(cine_000\)"):
+        apply("901", "histogram", "903", target="902")
+
+
+def test_losses_that_are_tolerated_or_forced_are_told(hearts, monkeypatch, caplog):
+    tiny("histogram")
+    shift_one_heart(monkeypatch)
+    out = apply("901", "histogram", "903", target="902", gate=GateSettings(tolerated=0.4))
+    assert any(
+        "LV outside" in r.message and "cine_000" in r.message for r in caplog.records if r.levelname == "WARNING"
+    )
+    gate = manifest_of(out)["views"]["histogram"]["gate"]
+    assert gate["lost"] == {"RV": ["cine_000"], "MYO": ["cine_000"], "LV": ["cine_000"]}
+    verdict = gate["verdicts"]["cine_000"]["LV"]
+    assert verdict == {"before": None, "after": None, "covered": 0, "lost": True}
+    # The same reports, now too many lost ones, but forced.
+    forced = apply("901", "histogram", "904", target="902", gate=GateSettings(tolerated=0.4), force=True)
+    assert manifest_of(forced)["views"]["histogram"]["gate"] == gate
+
+
+def test_folds_keep_a_patient_on_one_side(hearts):
+    """Two frames of one patient, two views of each, and the source's own scans."""
+    path = hearts / "raw" / "Dataset901_Cine" / "dataset.json"
+    described = json.loads(path.read_text())
+    described["nnunet_ext"]["subject"] = {"cine_000": "ann", "cine_001": "ann"}
+    path.write_text(json.dumps(described))
+    one = tiny("histogram")
+    two = tiny("histogram", "percentiles=[1,99]", output=hearts / "two")
+    apply("901", f"{one},{two}", "903", force=True, keep_source=True)
+    folds = json.loads((hearts / "preprocessed" / "Dataset903_CineTranslated" / "splits_final.json").read_text())
+    assert len(folds) == 2
+    for fold in folds:
+        assert len(fold["train"]) + len(fold["val"]) == 9
+        sides = [{name[:8] == "cine_002" for name in fold[side]} for side in ("train", "val")]
+        assert sides in ([{True}, {False}], [{False}, {True}])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"background": 0, "RV": 1, "MYO": 3, "LV": 2}, "'MYO': 2, 'LV': 3}, Dataset901_Cine has .*'LV': 2, 'MYO': 3"),
+        ({"background": 0, "RV": 1, "muscle": 2, "LV": 3}, "'MYO'.*the same names and values are needed"),
+        ({"background": 0, "RV": 1, "MYO": 2, "LV": 3, "ignore": 4}, "'ignore': 4"),
+    ],
+)
+def test_model_of_other_labels_is_refused(hearts, labels, message):
+    folder = tiny("histogram")
+    path = hearts / "raw" / "Dataset901_Cine" / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": labels}))
+    with pytest.raises(InputError, match=message) as caught:
+        apply("901", str(folder), "903")
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(("side", "channel"), [("902_LGE", "CT"), ("901_Cine", "ct"), ("902_LGE", "noNorm")])
+def test_source_of_another_normalisation_is_not_kept(hearts, side, channel):
+    path = hearts / "raw" / f"Dataset{side}" / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"channel_names": {"0": channel}}))
+    tiny("histogram")
+    with pytest.raises(InputError, match=rf"--keep-source: .*{channel}"):
+        apply("901", "histogram", "903", target="902", force=True, keep_source=True)
+    apply("901", "histogram", "903", target="902", force=True)
+
+
+def test_fit_from_before_a_setting_existed_is_continued(hearts):
+    folder = tiny()
+    path = folder / "method.json"
+    described = json.loads(path.read_text())
+    del described["settings"]["lambda_mind"]
+    path.write_text(json.dumps(described))
+    assert tiny() == folder
+    with pytest.raises(InputError, match=r"another settings \(lambda_mind\)"):
+        tiny("cut", "lambda_mind=1")
+
+
+def test_anatomy_terms_are_in_the_table_of_a_fit(hearts):
+    folder = tiny("cyclegan", "lambda_mind=1", "lambda_correlation=1", "epochs=1")
+    assert {"mind", "correlation"} <= set((folder / "terms.csv").read_text().splitlines()[0].split(","))
 
 
 def test_one_dataset_with_domains(hearts):

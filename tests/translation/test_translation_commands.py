@@ -20,6 +20,8 @@ def test_fit_and_apply_from_the_command_line(hearts, capsys):
         (["translate", "fit", "-s", "901", "-t", "902", "-m", "cut", "--set", "wdith=1"], "wdith is not a setting"),
         (["translate", "apply", "-s", "901", "--views", "cut", "-d", "903"], "--target is needed"),
         (["selftrain", "-d", "901", "-t", "901", "--into", "910"], "--target 901"),
+        (["selftrain", "-d", "901", "-t", "902", "--into", "910", "-p", "nnUNetResEncUNetMPlans"], "--planner"),
+        (["selftrain", "-d", "901", "-t", "902", "--into", "910", "-pl", "nnUNetPlannerResEncM"], "another name"),
     ],
 )
 def test_mistakes_end_with_code_2_and_one_line(hearts, capsys, arguments, message):

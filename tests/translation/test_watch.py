@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 import torch
 from matplotlib.image import imread
 
 from translation.sampling import Batch
-from translation.watch import PATIENCE, Watch, image_grid, spread
+from translation.watch import PATIENCE, Board, Watch, image_grid, spread
 
 FINE = {"discriminator": 0.25, "spread_output": 0.2, "spread_target": 0.3}
 
@@ -48,3 +49,25 @@ def test_image_grid_is_written(tmp_path):
     batch = Batch(torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16), labels)
     image_grid(batch, batch.source, tmp_path / "grid.png")
     assert imread(tmp_path / "grid.png").std() > 0
+
+
+def test_tensorboard_shows_terms_and_images(tmp_path):
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
+    )
+    board = Board(tmp_path)
+    board.write(0, {"cycle": 0.5, "discriminator": 0.25}, None)
+    board.write(1, {"cycle": 0.125, "discriminator": 0.25}, torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8))
+    written = events.EventAccumulator(str(tmp_path))
+    written.Reload()
+    assert sorted(written.Tags()["scalars"]) == ["cycle", "discriminator"]
+    assert [(e.step, e.value) for e in written.Scalars("cycle")] == [(0, 0.5), (1, 0.125)]
+    (tag,) = written.Tags()["images"]
+    assert [(e.step, e.width) for e in written.Images(tag)] == [(1, 8)]
+
+
+def test_without_tensorboard_nothing_is_written(tmp_path, monkeypatch):
+    # None makes an import fail as that of a missing package does.
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    Board(tmp_path).write(0, {"cycle": 0.5}, None)
+    assert list(tmp_path.iterdir()) == []

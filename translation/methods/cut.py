@@ -66,6 +66,7 @@ class CUT(LearnedMethod):
                     terms["identity"] = self.contrast(features, self.generator.forward_features(same))
                     contrast = (contrast + terms["identity"]) / 2
                 loss = s.lambda_adversarial * terms["adversarial"] + s.lambda_nce * contrast + extra
+                loss = self.with_anatomy(loss, batch.source, fake, terms)
             self.optimisers.minimise("generator", loss)
         self.optimisers.end_step()
         return terms

@@ -67,6 +67,7 @@ class CycleGAN(LearnedMethod):
                         self.to_source(source).float(), source
                     )
                     loss = loss + s.lambda_cycle * s.lambda_identity * terms["identity"]
+                loss = self.with_anatomy(loss, source, fake_target, terms)
             self.optimisers.minimise("generators", loss)
         old_target = self.pool_target.query(fake_target.detach().float())
         old_source = self.pool_source.query(fake_source.detach().float())

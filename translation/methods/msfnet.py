@@ -98,6 +98,7 @@ class MSFNet(LearnedMethod):
                     labels = batch.labels if name == "labels" else batch.further[name]
                     terms[f"segmentation_{name}"] = self._segmentation(head(code["source"]).float(), labels[:, None])
                     loss = loss + s.lambda_segmentation * terms[f"segmentation_{name}"]
+                loss = self.with_anatomy(loss, batch.source, fake["target"], terms)
             self.optimisers.minimise("generators", loss)
         judged = {}
         for side in SIDES:

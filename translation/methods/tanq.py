@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ext.errors import InputError
@@ -11,6 +17,8 @@ from translation.method import Terms
 from translation.methods.cut import CUT, one_hot
 from translation.sampling import Batch
 from translation.settings import TANQSettings
+
+log = logging.getLogger(__name__)
 
 
 class TANQ(CUT):
@@ -35,6 +43,7 @@ class TANQ(CUT):
         if both := set(normalised) & set(restyled):
             raise InputError(f"--set restyled: {', '.join(sorted(both))} is also region_normalised, one is needed")
         self.regions = [names.index(name) for name in [*normalised, *restyled]]
+        self.normalised = normalised
         return TargetAwareGenerator(
             s.slices,
             s.slices,
@@ -46,6 +55,20 @@ class TANQ(CUT):
             min_pixels=s.min_pixels,
             antialias=s.antialias,
         )
+
+    def tell_about(self, labels: Sequence[NDArray[np.int16]]) -> None:
+        s = self.settings
+        # A pixel of the coarsest feature maps, after two halvings, covers this many of the image.
+        least = s.min_pixels * prod(self.generator.encoder.stride) ** 2
+        for name, index in zip(self.normalised, self.regions, strict=False):
+            sizes = np.concatenate([(volume == index).sum((1, 2)) for volume in labels])
+            sizes = sizes[sizes > 0]
+            small = 100 * float((sizes < least).mean()) if len(sizes) else 0.0
+            log.info(
+                "%s: in %.0f %% of its %d slices it has fewer than %.0f pixels (min_pixels=%g on the coarsest feature"
+                " maps), and there is normalised with the whole map's statistics",
+                name, small, len(sizes), least, s.min_pixels,
+            )  # fmt: skip
 
     def masks(self, labels: Tensor | None) -> Tensor | None:
         return None if labels is None or not self.regions else one_hot(labels, self.regions)

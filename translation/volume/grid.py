@@ -60,13 +60,19 @@ class Placement:
 
     source: Grid
     working: Grid
-    affine: sitk.Transform | None = field(default=None, compare=False)
+    affine: sitk.AffineTransform | None = field(default=None, compare=False)
 
     @property
     def voxel(self) -> tuple[float, float, float]:
         """Edge lengths of the working grid in mm, along (slices, rows, columns)."""
         x, y, z = self.working.spacing
         return z, y, x
+
+    @property
+    def scan_mm3(self) -> float:
+        """mm^3 of the scan that a voxel of the working grid stands for: an affine map shrinks or swells it."""
+        scale = 1.0 if self.affine is None else abs(np.linalg.det(np.reshape(self.affine.GetMatrix(), (3, 3))))
+        return float(np.prod(self.voxel) * scale)
 
     def forward(self, image: sitk.Image) -> NDArray[np.float32]:
         """Intensities on the working grid, smoothed first where the grid is coarser than the scan."""
@@ -83,7 +89,8 @@ class Placement:
     def backward(self, volume: NDArray[np.float32]) -> sitk.Image:
         """A volume on the working grid -> a float image whose grid is exactly the scan's own.
 
-        Voxels of the scan that lie outside the working grid take the nearest value inside.
+        Voxels of the scan up to one working voxel outside the working grid take the nearest value inside, those
+        further out the volume's least value. `gate.coverage` tells when labels lie there.
         """
         image = sitk.GetImageFromArray(np.ascontiguousarray(volume, np.float32))
         image.SetSpacing(self.working.spacing)
