@@ -96,13 +96,17 @@ def translate(space: Workspace, arguments: argparse.Namespace, row: str) -> dict
         own = [] if method == "histogram" else set_words(arguments.fit)
         fitting += space.run("nnunet_ext", "translate", "fit", *cohorts, "-m", method, "--preset", "cpu",
                              "--device", device, *own)  # fmt: skip
-    # A row shows what a method gives, also one whose output the gate would refuse; what it says is kept beside it.
+    # A row shows what a method gives, also one whose output the gate would refuse: the row keeps who lost what.
     applying = space.run("nnunet_ext", "translate", "apply", *cohorts, "--views", views, "-d", dataset, "--force",
                          "--overwrite", "--device", device)  # fmt: skip
     scores = train(space, arguments, dataset)
     scores["minutes"] = {"fit": fitting / 60, "apply": applying / 60} | scores["minutes"]
     manifest = read_json(space.root / "raw" / dataset / "dataset.json")["nnunet_ext"]["translation"]
-    return scores | {"consistency": {view: v["consistency"] for view, v in manifest["views"].items()}}
+    found = manifest["views"].items()
+    return scores | {
+        "consistency": {view: v["consistency"] for view, v in found},
+        "lost": {view: v["gate"]["lost"] for view, v in found},
+    }
 
 
 def train(space: Workspace, arguments: argparse.Namespace, dataset: str) -> dict[str, Any]:
