@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tables import BENCHMARKS, add_only, fill_table, picked
+from tables import BENCHMARKS, HEAD, add_only, figures, fill_table, picked
 
 from nnunet_ext.evaluation.result import MEAN
 from nnunet_ext.files import read_json, write_json
@@ -139,15 +139,10 @@ def measure(space: Workspace, device: str, title: str, method: str, settings: di
 def show(rows: list[dict[str, Any]]) -> None:
     """One line for each row, with the gain over source only where that is there."""
     base = next((row["dice"][MEAN] for row in rows if row["method"] == "Baseline"), None)
-    print("| method | Dice | gain | RV | MYO | LV | HD95 [mm] | ASSD [mm] | minutes |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"| method | gain | {HEAD} | minutes |\n|---|---|---|---|---|---|")
     for row in rows:
-        dice = " | ".join(f"{100 * row['dice'][name]:.1f}" for name in ("RV", "MYO", "LV"))
         gain = "" if base is None else f"{100 * (row['dice'][MEAN] - base):+.1f}"
-        print(
-            f"| {row['title']} | {100 * row['dice'][MEAN]:.1f} | {gain} | {dice} | {row['hd95'][MEAN]:.1f}"
-            f" | {row['assd'][MEAN]:.2f} | {row['minutes']:.0f} |"
-        )
+        print(f"| {row['title']} | {gain} | {figures(row)} | {row['minutes']:.0f} |")
 
 
 def compare(space: Workspace, folders: dict[str, Path]) -> None:

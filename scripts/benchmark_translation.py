@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from matplotlib.figure import Figure
-from tables import BENCHMARKS, add_only, fill_table, picked
+from tables import BENCHMARKS, HEAD, add_only, figures, fill_table, picked
 
-from nnunet_ext.evaluation.result import MEAN
 from nnunet_ext.files import atomic_path, read_json, write_json
 from nnunet_ext.workspace import Workspace
 from translation.registry import METHODS
@@ -54,13 +53,9 @@ def main() -> None:
     rows += [(name, partial(translate, space, arguments, name)) for name in VIEWS]
     rows += [(f"self-training-{r + 1}", partial(selftrain, space, arguments, r)) for r in range(ROUNDS)]
     rows = [row for row in rows if picked(row[0], arguments.only)]
-    print(
-        "| training data | Dice | RV | MYO | LV | HD95 [mm] | ASSD [mm] | minutes |\n|---|---|---|---|---|---|---|---|"
-    )
+    print(f"| training data | {HEAD} | minutes |\n|---|---|---|---|---|")
     for row in fill_table(TABLE, rows, {"--set": arguments.set, "--fit": arguments.fit}):
-        dice = " | ".join(f"{100 * row['dice'][name]:.1f}" for name in (MEAN, "RV", "MYO", "LV"))
-        minutes = sum(row["minutes"].values())
-        print(f"| {row['name']} | {dice} | {row['hd95'][MEAN]:.1f} | {row['assd'][MEAN]:.2f} | {minutes:.0f} |")
+        print(f"| {row['name']} | {figures(row)} | {sum(row['minutes'].values()):.0f} |")
     # Not among the rows: scans of these datasets must not get into the repository, not even as a picture.
     montage(space, space.root / "montage.png")
 

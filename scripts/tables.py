@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from nnunet_ext.evaluation.result import MEAN
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.progress import duration
 
@@ -54,6 +55,20 @@ def add_only(parser: argparse.ArgumentParser) -> None:
 def picked(name: str, only: Sequence[str] | None) -> bool:
     """Whether `--only` names this row, or is not given."""
     return only is None or any(fnmatchcase(name, pattern) for pattern in only)
+
+
+STRUCTURES = ("RV", "MYO", "LV")
+HEAD = "Dice (RV / MYO / LV) | HD95 [mm] | ASSD [mm]"
+
+
+def figures(row: Mapping[str, Any]) -> str:
+    """A row's three cells under `HEAD`: the mean over the structures of a heart, then each structure."""
+    cells = []
+    for metric, scale, digits in (("dice", 100, 1), ("hd95", 1, 0), ("assd", 1, 1)):
+        values = row[metric]
+        mean, *each = (f"{scale * values[name]:.{digits}f}" for name in (MEAN, *STRUCTURES))
+        cells.append(f"{mean} ({' / '.join(each)})")
+    return " | ".join(cells)
 
 
 def machine() -> str:
