@@ -364,6 +364,7 @@ VERBS: dict[str, Any] = {
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb. Exit codes: 0 done, 2 the user's input is wrong, 1 anything else."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # at its first start it tells of its fonts
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # it tells its number of threads whenever it is imported
     if isinstance(sys.stdout, TextIOWrapper):
         # In a log or a pipe, too, a long stage's lines are to be seen while it runs.
