@@ -16,6 +16,8 @@ from nnunet_ext.files import read_json, write_json
 from nnunet_ext.progress import duration
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+STRUCTURES = ("RV", "MYO", "LV")
+HEAD = "Dice (RV / MYO / LV) | HD95 [mm] | ASSD [mm]"
 
 
 def fill_table(
@@ -55,10 +57,6 @@ def add_only(parser: argparse.ArgumentParser) -> None:
 def picked(name: str, only: Sequence[str] | None) -> bool:
     """Whether `--only` names this row, or is not given."""
     return only is None or any(fnmatchcase(name, pattern) for pattern in only)
-
-
-STRUCTURES = ("RV", "MYO", "LV")
-HEAD = "Dice (RV / MYO / LV) | HD95 [mm] | ASSD [mm]"
 
 
 def figures(row: Mapping[str, Any]) -> str:

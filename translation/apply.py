@@ -12,14 +12,14 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from nnunet_ext.data.dataset import IGNORE, Case, write_dataset
+from nnunet_ext.data.dataset import Case, write_dataset
 from nnunet_ext.data.selection import subject_folds
 from nnunet_ext.device import pick_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import atomic_path, write_json
 from nnunet_ext.paths import new_dataset_name
 from nnunet_ext.progress import progress
-from translation.cohort import Cohort, read_cohort
+from translation.cohort import Cohort, label_table, read_cohort
 from translation.gate import GateSettings, Loss, Verdict, coverage, judge, losses
 from translation.model import Model, default_folder, load_model
 from translation.registry import METHODS
@@ -100,7 +100,7 @@ def apply(
         name,
         cases,
         [channel],
-        _table(cohort.labels, cohort.ignore),
+        label_table(cohort.labels, cohort.ignore),
         file_ending=cohort.ending,
         split=subject_folds(cases, set()),
         notes={"translation": _manifest(cohort, names, models, reports)},
@@ -122,15 +122,11 @@ def _folders(views: str, cohort: Cohort, target: str | None) -> list[Path]:
     return folders
 
 
-def _table(labels: dict[str, int], ignore: int | None) -> dict[str, int]:
-    return dict(labels) | ({IGNORE: ignore} if ignore is not None else {})
-
-
 def _same_labels(model: Model, cohort: Cohort) -> None:
     """Masks and gate go by the values of the fit: the source must mean the same by them."""
-    fitted, own = model.preparation.labels, _table(cohort.labels, cohort.ignore)
+    own = label_table(cohort.labels, cohort.ignore)
     # A source without ignored voxels may be translated by a model that knows how to leave them out.
-    wanted = _table(fitted, model.preparation.ignore if cohort.ignore is not None else None)
+    wanted = label_table(model.preparation.labels, model.preparation.ignore if cohort.ignore is not None else None)
     if wanted != own:
         raise InputError(
             f"--views: {model.folder} was fitted to the labels {wanted}, {cohort.name} has {own}; the same names and"

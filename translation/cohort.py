@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,11 @@ class Cohort:
         label = _volume(read_image(path), path)
         require_same_grid(image, label, self.image_path(case), path)
         return label
+
+
+def label_table(labels: Mapping[str, int], ignore: int | None) -> dict[str, int]:
+    """Name -> value as `dataset.json` has it, the ignore label included where there is one."""
+    return {**labels, **({} if ignore is None else {IGNORE: ignore})}
 
 
 def read_cohort(spec: str, flag: str, *, labelled: bool) -> Cohort:

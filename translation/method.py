@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recomputed
 
 from nnunet_ext.losses.correlation import correlation_loss
-from nnunet_ext.losses.mind import mind_features
+from nnunet_ext.losses.mind import MINDLoss
 from translation.optimise import Optimisers
 from translation.sampling import Batch
 from translation.settings import TranslationSettings, VolumeSettings
@@ -23,7 +21,7 @@ from translation.volume.slabs import translate_volume
 
 Terms = dict[str, Tensor]
 
-#: slices of an update that MIND looks at: it has 81 features per pixel, several times over on the tape
+#: slices of an update that MIND looks at, which bounds its memory
 MIND_SLICES = 8
 
 
@@ -88,8 +86,8 @@ class LearnedMethod(TranslationMethod):
     def with_anatomy(self, loss: Tensor, source: Tensor, fake: Tensor, terms: Terms) -> Tensor:
         """The generator's loss with AccSeg-Net's two anatomy terms (its eq. 6) of the source and its translation.
 
-        MIND compares single slices, at most `MIND_SLICES` of the batch's, drawn at random: an unbiased estimate of
-        the mean over all. Correlation is that of whole slabs.
+        MIND compares single slices, at most `MIND_SLICES` of the batch's, drawn at random. Correlation is that of whole
+        slabs.
 
         Args:
             loss: so far; returned as it is where both weights are 0.
@@ -98,14 +96,7 @@ class LearnedMethod(TranslationMethod):
         """
         s = self.settings
         if s.lambda_mind > 0:
-            before, after = as_slices(source), as_slices(fake)
-            chosen = torch.randperm(len(before), device=before.device)[:MIND_SLICES]
-            with torch.autocast(before.device.type, enabled=False):
-                with torch.no_grad():
-                    wanted = mind_features(before[chosen])
-                # Computed again for the backward pass, so that the tape does not hold it.
-                found = recomputed(mind_features, after[chosen].float(), use_reentrant=False)
-                terms["mind"] = F.l1_loss(found, wanted)
+            terms["mind"] = MINDLoss().of_some(as_slices(source), as_slices(fake), MIND_SLICES)
             loss = loss + s.lambda_mind * terms["mind"]
         if s.lambda_correlation > 0:
             with torch.autocast(source.device.type, enabled=False):

@@ -22,7 +22,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, sha256, write_json
 from nnunet_ext.paths import new_dataset_name, preprocessed_root, raw_root, results_root
 from nnunet_ext.training.configure import configure
-from translation.cohort import Cohort, read_cohort
+from translation.cohort import Cohort, label_table, read_cohort
 from translation.pseudo_labels import Filters, agreement, predict_cohort
 
 log = logging.getLogger(__name__)
@@ -229,7 +229,7 @@ def _pool(name: str, source: Cohort, scans: Cohort, labels: Path, kept: set[str]
         for c in scans.cases
         if c in kept
     ]
-    values = dict(source.labels) | ({"ignore": source.ignore} if source.ignore is not None else {})
+    values = label_table(source.labels, source.ignore)
     write_dataset(
         name,
         [*made, *real],

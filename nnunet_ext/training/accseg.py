@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recomputed
 
 from nnunet_ext.data.jitter import intensity_jitter
 from nnunet_ext.losses.adversarial import AdversarialKind, discriminator_loss, generator_loss
@@ -187,19 +185,10 @@ class AccSegTrainer(AdaptationTrainer):
         return patch_contrast(source, fake, self.translator["projector"], patches=s.patches, temperature=s.temperature)
 
     def mind_loss(self, source: Tensor, fake: Tensor) -> Tensor:
-        """The MIND part of eq. 6 on some slices; the translation's features are computed again for the backward pass.
-
-        A slice has 81 features per pixel at the defaults, several times over on the tape; a 3D patch of them would not
-        fit into any memory. The mean over slices drawn at random is an unbiased estimate of that over all.
-        """
+        """The MIND part of eq. 6 on some slices; all of a 3D patch would not fit into any memory."""
         if source.ndim == 5:
             source, fake = (x.transpose(1, 2).flatten(0, 1) for x in (source, fake))
-        chosen = torch.randperm(len(source), device=source.device)[: self.settings.mind_slices]
-        with torch.autocast(source.device.type, enabled=False):
-            with torch.no_grad():
-                wanted = self.mind.features(source[chosen].float())
-            found = recomputed(self.mind.features, fake[chosen].float(), use_reentrant=False)
-            return nn.functional.l1_loss(found, wanted)
+        return self.mind.of_some(source, fake, self.settings.mind_slices)
 
     def teach_judge(self, real: Tensor, fake: Tensor) -> Tensor:
         """One update of the discriminator."""

@@ -129,9 +129,8 @@ class CBALTrainer(AdaptationTrainer):
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
         if self.alignment is not None:
-            for name, _ in self.alignment.named_buffers():
-                checkpoint.part(state, name, "CBAL.prototypes")
-            self.alignment.load_state_dict(state)
+            own = dict(self.alignment.named_buffers())
+            self.alignment.load_state_dict({name: checkpoint.part(state, name, "CBAL.prototypes") for name in own})
 
     # Data.
 
