@@ -180,9 +180,7 @@ def _same_as_before(
     rounds = [p for name in names[1:] for root in (results_root(), preprocessed_root()) if (p := root / name).exists()]
     if path.exists():
         there = read_json(path)
-        # An older version recorded neither planner, which was nnU-Net's own, nor digest.
-        there = content | there | {"training": {"planner": PLANNER} | there.get("training", {})}
-        different = [key for key in content if there[key] != content[key]]
+        different = [key for key in content if there.get(key) != content[key]]
         if different == ["made_from"]:
             stale = [folder, *(model for model in training.models(names[0]) if model.exists()), *rounds]
             raise InputError(

@@ -112,18 +112,6 @@ def test_other_settings_are_not_mixed_in(hearts, commands, lge_labels):
         run(rounds=1, filters=Filters(confidence=0.5))
 
 
-def test_what_an_older_version_began_continues(hearts, commands, lge_labels):
-    report = run(rounds=1)
-    path = report.parent / "settings.json"
-    there = json.loads(path.read_text())
-    del there["made_from"], there["training"]["planner"]
-    path.write_text(json.dumps(there))
-    commands.clear()
-    run(rounds=2)
-    assert [c[1] for c in commands if c[0] == "nnUNetv2_train"] == ["911"]
-    assert json.loads(path.read_text())["made_from"]
-
-
 def darken(path):
     """Other intensities in a file of the same name."""
     sitk.WriteImage(sitk.ReadImage(str(path)) * 0.5, str(path))
