@@ -2,7 +2,7 @@
 # Installs the project into a new virtual environment while the image is built: install.sh VENV [TORCH]
 set -eu
 venv="$1"
-torch="$2"
+torch="${2:-}"
 [ -f /run/secrets/pip ] && export PIP_CONFIG_FILE=/run/secrets/pip
 [ -f /run/secrets/ca ] && export PIP_CERT=/run/secrets/ca
 
@@ -12,7 +12,7 @@ pip="$venv/bin/python -m pip"
 family='^(torch|torchvision|triton|nvidia-.*|cuda-.*)=='
 have=$("$venv/bin/python" - <<'PY'
 from importlib.metadata import PackageNotFoundError, version
-for name in ("torch", "torchvision", "numpy"):
+for name in ("torch", "torchvision"):
     try:
         print(f"{name}=={version(name)}")
     except PackageNotFoundError:
@@ -23,7 +23,7 @@ case "$have" in
 *torch==*)
     # What came with the base fits its CUDA; everything else is as it was tested.
     grep -Ev "$family" constraints.txt >/tmp/constraints.txt
-    printf '%s\n' "$have" | grep '^torch' >>/tmp/constraints.txt
+    printf '%s\n' "$have" >>/tmp/constraints.txt
     ;;
 *)
     cp constraints.txt /tmp/constraints.txt

@@ -12,11 +12,10 @@ import tyro
 from tyro.conf import arg
 
 from nnunet_ext.data import commands as dataset_commands
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import InputError, StageError
 from nnunet_ext.flags import Several, flat, required
 from nnunet_ext.koos import commands as koos_commands
 from nnunet_ext.parsing import parse
-from nnunet_ext.workspace import CommandError
 
 
 def env(root: Path | None = None) -> None:
@@ -39,11 +38,11 @@ def doctor() -> None:
     """
     from nnunet_ext.doctor import examine
 
-    mended = True
+    fine = True
     for finding in examine():
         print(finding)
-        mended &= finding.mend is None
-    if not mended:
+        fine &= finding.mend is None
+    if not fine:
         raise SystemExit(1)
 
 
@@ -303,7 +302,7 @@ def selftrain(
         components: keep only the largest connected component of each structure.
         complete: leave out a scan in which a structure was not found.
         validation: labelled scans to choose the best round on; the last round without it.
-        device: cpu, cuda, ...
+        device: cpu or cuda; the GPU where there is one.
     """
     from translation.pseudo_labels import Filters
     from translation.selftrain import Training
@@ -379,7 +378,7 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         print(f"nnunet_ext: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except CommandError as error:
+    except StageError as error:
         print(f"nnunet_ext: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The one error a user causes and can mend."""
+"""The errors that end the program with one line: what the user can mend, and a stage that cannot go on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ class InputError(ValueError):
 
     The message names the file or flag, says what was found and what is needed, on a single line.
     """
+
+
+class StageError(RuntimeError):
+    """A stage cannot go on although its input is right: exit code 1 and one line on stderr."""
 
 
 @contextmanager
@@ -32,6 +36,12 @@ def reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     lines = [line for line in lines if line and not line.startswith("Reason:")]
     return lines[-1] if lines else type(error).__name__
+
+
+def opening(error: BaseException) -> str:
+    """What another library's error says in its first line: torch's go on with pages of advice."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def one_line(error: BaseException) -> str:

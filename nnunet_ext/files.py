@@ -36,8 +36,13 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it replaces `target`, on an error it is removed.
 
     The temporary name keeps the target's full suffix (`.nii.gz`), because writers choose the format by it.
+
+    Raises:
+        InputError: when `target` is a folder or its folder cannot be made.
     """
     target = Path(target)
+    if target.is_dir():
+        raise InputError(f"{target}: is a folder, the name of a file is needed")
     make_folder(target.parent)
     suffix = "".join(target.suffixes[-2:]) if target.name.endswith(".gz") else target.suffix
     handle, name = tempfile.mkstemp(prefix=".partial-", suffix=suffix, dir=target.parent)

@@ -28,8 +28,12 @@ def results_root() -> Path:
     return _root("nnUNet_results")
 
 
-def dataset_name(dataset: str | int) -> str:
+def dataset_name(dataset: str | int, flag: str = "-d") -> str:
     """The full name (`Dataset027_ACDC`) of a dataset given as nnU-Net takes it: an id or the full name.
+
+    Args:
+        dataset: id or full name.
+        flag: that it was given by, for messages.
 
     Raises:
         InputError: when no folder or more than one folder of that id exists.
@@ -39,17 +43,24 @@ def dataset_name(dataset: str | int) -> str:
     if text.isdigit():
         names = sorted(n for n in found if n.startswith(f"Dataset{int(text):03d}_"))
         if len(names) > 1:
-            raise InputError(f"-d {text}: more than one dataset has this id, exactly one is needed: {', '.join(names)}")
+            raise InputError(
+                f"{flag} {text}: more than one dataset has this id, exactly one is needed: {', '.join(names)}"
+            )
         if names:
             return names[0]
     elif text in found:
         return text
     known = ", ".join(sorted(found)) or "none"
-    raise InputError(f"-d {text}: no such dataset in {raw_root()}, an id or a full name is needed (there: {known})")
+    raise InputError(f"{flag} {text}: no such dataset in {raw_root()}, an id or a full name is needed (there: {known})")
 
 
-def new_dataset_name(dataset: str | int, default: str) -> str:
+def new_dataset_name(dataset: str | int, default: str, flag: str = "-d") -> str:
     """The full name for a dataset about to be written, from an id (the name is then `default`) or a full name.
+
+    Args:
+        dataset: id or full name.
+        default: the name that goes with an id.
+        flag: that it was given by, for messages.
 
     Raises:
         InputError: when the name is malformed or its id belongs to a dataset of another name.
@@ -58,10 +69,10 @@ def new_dataset_name(dataset: str | int, default: str) -> str:
     name = f"Dataset{int(text):03d}_{default}" if text.isdigit() else text
     match = re.fullmatch(r"Dataset(\d{3})_([A-Za-z0-9][A-Za-z0-9_-]*)", name)
     if match is None or int(match[1]) == 0:
-        raise InputError(f"-d {text}: not a dataset id, a number from 1 to 999 or DatasetXXX_Name is needed")
+        raise InputError(f"{flag} {text}: not a dataset id, a number from 1 to 999 or DatasetXXX_Name is needed")
     others = sorted({p.name for p in _dataset_folders() if p.name.startswith(f"Dataset{match[1]}_") and p.name != name})
     if others:
-        raise InputError(f"-d {text}: id {int(match[1])} is already in use by {others[0]}, {name} needs a free id")
+        raise InputError(f"{flag} {text}: id {int(match[1])} is already in use by {others[0]}, {name} needs a free id")
     return name
 
 

@@ -10,16 +10,32 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_ext.environment import FOLDERS
+from nnunet_ext.errors import StageError
 from nnunet_ext.files import make_folder
 from nnunet_ext.paths import trainer_folder
 
 
-class CommandError(RuntimeError):
-    """A command of the workspace ended with a non-zero exit code."""
+def run_logged(words: Sequence[str], log_file: Path, environment: Mapping[str, str]) -> None:
+    """Run one command and append its line and its output to a log.
+
+    Raises:
+        StageError: when it fails; names the command, the exit code and the log.
+    """
+    # Commands are found beside the interpreter first, so that no activated environment is needed.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    make_folder(log_file.parent)
+    with log_file.open("a", encoding="utf-8") as log:
+        log.write(f"$ {shlex.join(words)}\n")
+        log.flush()
+        done = subprocess.run(
+            words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment, "PATH": path}, check=False
+        )
+    if done.returncode:
+        raise StageError(f"{shlex.join(words)}: ended with exit code {done.returncode}, its output is in {log_file}")
 
 
 class Workspace:
@@ -37,7 +53,7 @@ class Workspace:
         self.variables = {name: str(self.root / folder) for name, folder in FOLDERS.items()}
         self.variables["nnUNet_extTrainer"] = str(trainer_folder())
         # nnU-Net starts 8 processes for validation by default, each with its own copy of torch.
-        self.variables.setdefault("nnUNet_def_n_proc", os.environ.get("nnUNet_def_n_proc", "2"))
+        self.variables["nnUNet_def_n_proc"] = os.environ.get("nnUNet_def_n_proc", "2")
         for folder in (*FOLDERS.values(), ".done"):
             make_folder(self.root / folder)
 
@@ -45,22 +61,12 @@ class Workspace:
         """Run one command, append its output to the log and return the seconds it took.
 
         Raises:
-            CommandError: when it fails; names the command, the exit code and the log.
+            StageError: when it fails; names the command, the exit code and the log.
         """
         words = [str(word) for word in command]
         self.say(f"$ {shlex.join(words)}")
-        # Commands are found beside the interpreter first, so that no activated environment is needed.
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        environment = {**os.environ, **self.variables, "PATH": path}
         start = time.monotonic()
-        with self.log.open("a", encoding="utf-8") as log:
-            log.write(f"$ {shlex.join(words)}\n")
-            log.flush()
-            done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
-        if done.returncode:
-            raise CommandError(
-                f"{shlex.join(words)}: ended with exit code {done.returncode}, its output is in {self.log}"
-            )
+        run_logged(words, self.log, self.variables)
         return time.monotonic() - start
 
     def once(self, name: str, *command: str | Path | int, resume: Sequence[str] = ()) -> None:

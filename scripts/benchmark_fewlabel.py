@@ -11,6 +11,9 @@ finished are kept in `benchmarks/fewlabel/`. `--only 'ACDC3-*' '*-CCTR-0'` runs 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import shlex
 import statistics
 import time
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ from tables import BENCHMARKS, add_only, fill_table, picked
 
 from nnunet_ext.evaluation.result import MEAN
 from nnunet_ext.files import read_json, write_json
+from nnunet_ext.registration.settings import RegistrationSettings
 from nnunet_ext.workspace import Workspace
 
 METHODS = ("Baseline", "MeanTeacher", "UAMT", "CPS", "CTS", "MCSC", "MCSCv2", "CCTR")
@@ -90,13 +94,12 @@ def planned() -> Iterator[tuple[str, Task, str, int]]:
 def measure(space: Workspace, arguments: argparse.Namespace, task: Task, method: str, seed: int) -> dict[str, Any]:
     """Train one method with one seed and score its predictions of the validation cases."""
     prepare(space, arguments, task)
-    plans = seeded_plans(space, task, seed)
+    plans, registrations = seeded_plans(space, task, seed)
     registration = 0.0
     if method == "CCTR":
-        mark = f"{task.name}-register"
         start = time.monotonic()
-        space.once(mark, "nnunet_ext", "register", "-d", task.number, "-f", 0, "--jobs", arguments.jobs,
-                   "--scheme", task.scheme)  # fmt: skip
+        space.run("nnunet_ext", "register", "-d", task.number, "-f", 0, "--jobs", arguments.jobs,
+                  *shlex.split(registrations.flags()))  # fmt: skip
         registration = (time.monotonic() - start) / 60
     trainer = f"nnUNetTrainer{method}"
     fold = space.root / "results" / task.dataset / f"{trainer}__{plans}__2d" / "fold_0"
@@ -143,15 +146,22 @@ def prepare(space: Workspace, arguments: argparse.Namespace, task: Task) -> None
     )  # fmt: skip
 
 
-def seeded_plans(space: Workspace, task: Task, seed: int) -> str:
-    """The task's plans under a name of the seed's own, so that the results of all seeds stay side by side."""
+def seeded_plans(space: Workspace, task: Task, seed: int) -> tuple[str, RegistrationSettings]:
+    """The task's plans with a seed, under a name of their own, and the registrations that CCT-R needs with them.
+
+    The name stands for the settings, so that all seeds' results stay side by side and a training is only continued with
+    the settings that it began with.
+    """
     folder = space.root / "preprocessed" / task.dataset
-    name = f"nnUNetPlansSeed{seed}"
     plans = read_json(folder / "nnUNetPlans.json")
-    plans["plans_name"] = name
-    plans["configurations"]["2d"]["nnunet_ext"]["schedule"]["seed"] = seed
+    settings = plans["configurations"]["2d"]["nnunet_ext"]
+    settings["schedule"]["seed"] = seed
+    registration = settings["CCTR"].setdefault("registration", {})
+    registration["scheme"] = task.scheme
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    name = plans["plans_name"] = f"nnUNetPlansSeed{seed}x{digest}"
     write_json(folder / f"{name}.json", plans)
-    return name
+    return name, RegistrationSettings(**registration)
 
 
 def show(rows: list[dict[str, Any]]) -> None:

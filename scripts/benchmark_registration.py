@@ -30,7 +30,6 @@ from nnunet_ext.registration.fusion import propagate
 from nnunet_ext.registration.run import register_dataset, summary
 from nnunet_ext.registration.store import RegistrationStore
 
-FUSIONS = ("best", "majority", "weighted", "staple")
 SELECTIONS = ("similarity", "agreement", "cycle")
 
 

@@ -70,4 +70,4 @@ done
 echo "building $tag ($api) with $tool"
 # shellcheck disable=SC2086 # BUILD_ARGS is a list of options
 DOCKER_BUILDKIT=1 "$tool" build "${options[@]}" ${BUILD_ARGS:-} .
-echo "built $tag; next: scripts/save_image.sh $tag"
+echo "built $tag; next: scripts/save_image.sh --image $tag"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = "NNUNET_EXT_TEST_DATA"
+SHARED_DATA = Path(os.environ.get(DATA) or Path(__file__).resolve().parents[2] / "shared" / "data")
 
 
 @pytest.fixture
 def shared_data() -> Path:
-    """The folder of real scans beside the checkout; the test skips where there is none."""
+    """The folder with ACDC, MSCMR_LGE and Hippocampus; the test skips where there is none."""
     if not SHARED_DATA.is_dir():
-        pytest.skip(f"real scans are not here ({SHARED_DATA} does not exist)")
+        pytest.skip(f"real scans are not here ({SHARED_DATA} does not exist, {DATA} may name another folder)")
     return SHARED_DATA
 
 

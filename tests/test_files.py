@@ -85,3 +85,10 @@ def test_a_target_below_a_file_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file/below: cannot be made \(Not a directory\)"):
         write_json(tmp_path / "file" / "below" / "a.json", {})
+
+
+def test_a_folder_in_a_files_place_is_told_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(InputError, match=r"a\.json: is a folder, the name of a file is needed"):
+        write_json(tmp_path / "a.json", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

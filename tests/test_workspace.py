@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_ext.errors import InputError
-from nnunet_ext.workspace import CommandError, Workspace
+from nnunet_ext.errors import InputError, StageError
+from nnunet_ext.workspace import Workspace
 
 
 def test_a_command_sees_the_folders_of_the_workspace(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_a_command_sees_the_folders_of_the_workspace(tmp_path: Path) -> None:
 
 def test_a_failing_command_names_its_exit_code_and_the_log(tmp_path: Path) -> None:
     space = Workspace(tmp_path, say=lambda _: None)
-    with pytest.raises(CommandError, match=r"exit code 7.*log\.txt"):
+    with pytest.raises(StageError, match=r"exit code 7.*log\.txt"):
         space.run(sys.executable, "-c", "raise SystemExit(7)")
 
 
@@ -33,7 +33,7 @@ def test_once_repeats_neither_finished_work_nor_forgets_a_failure(tmp_path: Path
         space.once("step", sys.executable, "-c", append)
     assert count.read_text() == "x"
     for _ in range(2):
-        with pytest.raises(CommandError):
+        with pytest.raises(StageError):
             space.once("fails", sys.executable, "-c", append + "; raise SystemExit(1)")
     assert count.read_text() == "xxx"
     space.once("step", sys.executable, "-c", append + "  # another command line")

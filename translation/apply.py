@@ -115,8 +115,10 @@ def _folders(views: str, cohort: Cohort, target: str | None) -> list[Path]:
             if target is None:
                 raise InputError(f"--views {view}: fitted to what? --target is needed, or a model folder")
             folders.append(default_folder(cohort, read_cohort(target, "--target", labelled=False), view))
-        else:
+        elif Path(view).is_dir():
             folders.append(Path(view))
+        else:
+            raise InputError(f"--views {view}: neither a method ({', '.join(METHODS)}) nor the folder of a fit")
     if not folders:
         raise InputError(f"--views {views!r}: names nothing, methods or model folders are needed")
     return folders

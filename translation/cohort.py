@@ -8,12 +8,10 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunet_ext.data.dataset import IGNORE, domains, subjects, unlabelled_cases
+from nnunet_ext.data.dataset import IGNORE, domains, read_description, subjects, unlabelled_cases
 from nnunet_ext.data.images import ENDINGS, natural, read_scan, require_same_grid
 from nnunet_ext.data.images import read as read_image
 from nnunet_ext.errors import InputError, reason
-from nnunet_ext.files import read_json
-from nnunet_ext.paths import dataset_name, raw_root
 
 
 @dataclass(frozen=True)
@@ -97,9 +95,8 @@ def read_cohort(spec: str, flag: str, *, labelled: bool) -> Cohort:
         InputError: for a dataset, domain or layout that does not fit, or without cases.
     """
     reference, _, domain = spec.partition(":")
-    name = dataset_name(reference)
-    folder = raw_root() / name
-    described = read_json(folder / "dataset.json")
+    folder, described = read_description(reference, flag)
+    name = folder.name
     channels = described["channel_names"]
     if len(channels) != 1:
         raise InputError(f"{flag} {spec}: {name} has {len(channels)} channels, one is needed")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import label as connected_components
 
 from nnunet_ext.evaluation.metrics import case_metrics
-from nnunet_ext.files import atomic_path, write_json
+from nnunet_ext.files import atomic_path, make_folder, write_json
 from nnunet_ext.inference.images import read_scan, write_mask
 from nnunet_ext.inference.predictor import Predictor
 from nnunet_ext.inference.trained import read_trained
@@ -62,7 +62,7 @@ def predict_cohort(
     Returns:
         case -> {"probability": {structure: mean or None}, "left_out": reason or None}.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     missing = [c for c in cohort.cases if not (folder / f"{c}.json").exists()]
     if missing:
         predictor = Predictor(read_trained(models, folds), device)

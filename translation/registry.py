@@ -1,4 +1,4 @@
-"""The methods there are: the one table behind the command line, its listing and the documentation."""
+"""The methods there are, by the names of the command line."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """A method: where its class lives, its settings, and what it is in a line."""
+    """A method: where its class lives, and its settings."""
 
     location: str
     settings: type[s.VolumeSettings]
-    summary: str
 
     def load(self) -> type[TranslationMethod]:
         module, _, attribute = self.location.partition(":")
@@ -28,14 +27,12 @@ class Entry:
 
 
 METHODS: dict[str, Entry] = {
-    "histogram": Entry(
-        "translation.methods.histogram:Histogram", s.HistogramSettings, "histogram matching only, nothing is learned"
-    ),
-    "cyclegan": Entry("translation.methods.cyclegan:CycleGAN", s.CycleGANSettings, "cycle consistency, two generators"),
-    "cut": Entry("translation.methods.cut:CUT", s.CUTSettings, "patch contrast, random positions"),
-    "qsattn": Entry("translation.methods.cut:CUT", s.QSAttnSettings, "patch contrast, positions of least entropy"),
-    "tanq": Entry("translation.methods.tanq:TANQ", s.TANQSettings, "QS-Attn with target-aware normalisation"),
-    "msfnet": Entry("translation.methods.msfnet:MSFNet", s.MSFNetSettings, "shared encoder, proxy segmentation"),
+    "histogram": Entry("translation.methods.histogram:Histogram", s.HistogramSettings),
+    "cyclegan": Entry("translation.methods.cyclegan:CycleGAN", s.CycleGANSettings),
+    "cut": Entry("translation.methods.cut:CUT", s.CUTSettings),
+    "qsattn": Entry("translation.methods.cut:CUT", s.QSAttnSettings),
+    "tanq": Entry("translation.methods.tanq:TANQ", s.TANQSettings),
+    "msfnet": Entry("translation.methods.msfnet:MSFNet", s.MSFNetSettings),
 }
 
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import subprocess
-import sys
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,12 @@ import numpy as np
 
 from nnunet_ext.data.dataset import Case, write_dataset
 from nnunet_ext.data.selection import subject_folds
+from nnunet_ext.device import pick_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, sha256, write_json
 from nnunet_ext.paths import new_dataset_name, preprocessed_root, raw_root, results_root
 from nnunet_ext.training.configure import configure
+from nnunet_ext.workspace import run_logged
 from translation.cohort import Cohort, label_table, read_cohort
 from translation.pseudo_labels import Filters, agreement, predict_cohort
 
@@ -46,11 +46,16 @@ class Training:
     planner: str = PLANNER
 
     def check(self) -> None:
-        """Refuse a residual encoder's plans under the plain plans' name, and the reverse.
+        """Refuse a device that nnU-Net does not take, a residual encoder's plans under the plain plans' name, and the
+        reverse.
 
         Raises:
             InputError: then.
         """
+        if pick_device(self.device).index is not None:
+            raise InputError(
+                f"--device {self.device}: nnU-Net trains on cpu or cuda; CUDA_VISIBLE_DEVICES chooses a GPU"
+            )
         if "ResEnc" in self.planner and self.plans == PLANS:
             raise InputError(
                 f"--planner {self.planner}: its plans would be called {PLANS}, another name is needed, such as"
@@ -117,7 +122,10 @@ def selftrain(
         raise InputError(f"--target {target}: case {min(clash)} is also in {source.name}, other names are needed")
     names = [
         source.name,
-        *(new_dataset_name(f"Dataset{into + r:03d}_{source.name[11:]}Round{r + 1}", "") for r in range(rounds)),
+        *(
+            new_dataset_name(f"Dataset{into + r:03d}_{source.name[11:]}Round{r + 1}", "", "--into")
+            for r in range(rounds)
+        ),
     ]
     folder = results_root() / "translation" / "selftrain" / names[1]
     _same_as_before(folder, names, source, scans, training, filters)
@@ -270,9 +278,9 @@ def _train(name: str, training: Training, folder: Path) -> None:
             training.trainer,
             "-p",
             training.plans,
+            "-device",
+            pick_device(training.device).type,
         ]
-        if training.device:
-            command += ["-device", training.device]
         if list(fold.glob("checkpoint_*.pth")):
             command.append("--c")
         _run(log_file, *command)
@@ -288,21 +296,9 @@ def _planned(name: str, training: Training) -> bool:
 
 
 def _run(log_file: Path, *command: str) -> None:
-    """Run one of nnU-Net's commands with its output in a log.
-
-    Raises:
-        RuntimeError: when it fails; names the log.
-    """
-    log.info("$ %s", " ".join(command))
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    # The command beside this interpreter, so that no activated environment is needed.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    with log_file.open("a", encoding="utf-8") as stream:
-        done = subprocess.run(
-            command, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, "PATH": path}, check=False
-        )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: ended with exit code {done.returncode}, its output is in {log_file}")
+    """Run one of nnU-Net's commands with its output in a log; `StageError` when it fails."""
+    log.info("$ %s", shlex.join(command))
+    run_logged(command, log_file, {})
 
 
 def _validate(training: Training, name: str, held_out: Cohort, folder: Path) -> dict[str, float | None]:

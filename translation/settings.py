@@ -28,6 +28,8 @@ class VolumeSettings(Section):
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise ValueError("percentiles must be two increasing numbers from 0 to 100")
+        if self.orientation and sorted("RLAPIS".index(side) // 2 for side in self.orientation) != [0, 1, 2]:
+            raise ValueError("orientation must name one side of each axis, such as LPS")
         if self.spacing and any(s is not None and s <= 0 for s in self.spacing):
             raise ValueError("spacing must be positive")
         return self

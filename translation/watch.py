@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from nnunet_ext.errors import StageError
 from nnunet_ext.files import atomic_path
 from translation.sampling import Batch
 
@@ -46,11 +47,11 @@ class Watch:
             means: at least `discriminator`, `spread_output` and `spread_target`.
 
         Raises:
-            RuntimeError: when a term is not finite: training cannot recover from that.
+            StageError: when a term is not finite: training cannot recover from that.
         """
         for name, value in means.items():
             if not math.isfinite(value):
-                raise RuntimeError(
+                raise StageError(
                     f"epoch {epoch}: {name} is {value}; fit again with a smaller learning_rate or amp=false"
                 )
         self.certain_epochs = self.certain_epochs + 1 if means["discriminator"] < CERTAIN else 0

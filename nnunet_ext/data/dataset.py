@@ -21,14 +21,32 @@ from nnunet_ext.data import images as io
 from nnunet_ext.data.case import IGNORE, Case, write_case
 from nnunet_ext.data.fingerprint import write_fingerprint
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import atomic_folder, read_json, write_json
-from nnunet_ext.paths import new_dataset_name, preprocessed_root, raw_root
+from nnunet_ext.files import atomic_folder, make_folder, read_json, write_json
+from nnunet_ext.paths import dataset_name, new_dataset_name, preprocessed_root, raw_root
 from nnunet_ext.progress import progress
 
 log = logging.getLogger(__name__)
 
 Fold = Mapping[str, Sequence[str]]
-__all__ = ["IGNORE", "Case", "domains", "subjects", "unlabelled_cases", "write_dataset"]
+__all__ = ["IGNORE", "Case", "domains", "read_description", "subjects", "unlabelled_cases", "write_dataset"]
+
+
+def read_description(dataset: str | int, flag: str = "-d") -> tuple[Path, dict[str, Any]]:
+    """Folder and `dataset.json` of a raw dataset.
+
+    Args:
+        dataset: id or full name.
+        flag: that it was given by, for messages.
+
+    Raises:
+        InputError: when there is no such dataset or its `dataset.json` is not one.
+    """
+    folder = raw_root() / dataset_name(dataset, flag)
+    content = read_json(folder / "dataset.json")
+    found = content if isinstance(content, dict) else {}
+    if absent := [key for key in ("file_ending", "channel_names", "labels") if key not in found]:
+        raise InputError(f"{folder / 'dataset.json'}: no {absent[0]}, which every nnU-Net dataset needs")
+    return folder, found
 
 
 def unlabelled_cases(dataset_json: Mapping[str, Any]) -> set[str]:
@@ -54,7 +72,6 @@ def write_dataset(
     *,
     file_ending: str | None = None,
     unlabelled: Collection[str] = (),
-    domains: Mapping[str, str] | None = None,
     split: Sequence[Fold] | None = None,
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -74,7 +91,6 @@ def write_dataset(
             added.
         file_ending: ending of all files; without it the input's where nnU-Net can read that, `.mha` for a mixture.
         unlabelled: names of the cases whose label is not to be read. Cases without a label must be among them.
-        domains: case -> domain, over and above what the cases say themselves.
         split: folds of case names, each {"train": [...], "val": [...]}.
         notes: further entries for `dataset.json`'s "nnunet_ext".
         overwrite: replace a dataset of this name that has other content.
@@ -92,7 +108,7 @@ def write_dataset(
     allowed = set(values.values())
     if unlabelled and IGNORE not in values:
         values[IGNORE] = max(values.values()) + 1
-    where = {c.name: c.domain for c in cases if c.domain} | dict(domains or {})
+    where = {c.name: c.domain for c in cases if c.domain}
     names = {c.name for c in cases}
     if strangers := sorted((set(where) | unlabelled | {n for f in split or () for k in f for n in f[k]}) - names):
         raise InputError(f"{name}: {strangers[0]} is named as unlabelled, in a domain or in the split, but is no case")
@@ -114,7 +130,7 @@ def write_dataset(
     splits_file = preprocessed_root() / name / "splits_final.json"
     folds = [{part: list(fold[part]) for part in ("train", "val")} for fold in split or ()]
     write_split = _split_is_new(splits_file, folds, overwrite)
-    raw_root().mkdir(parents=True, exist_ok=True)
+    make_folder(raw_root())
     for abandoned in raw_root().glob(f".partial-{name}-*"):  # of a run that was killed
         shutil.rmtree(abandoned, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f".partial-{name}-", dir=raw_root()) as temporary:

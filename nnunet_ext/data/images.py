@@ -19,7 +19,6 @@ NNUNET_ENDINGS = (".nii.gz", ".mha", ".nrrd")
 # MetaImage keeps spacing, origin and direction in full double precision; NIfTI rounds them to float32.
 EXACT_ENDING = ".mha"
 
-GEOMETRY_TOLERANCE = 1e-6
 GRID_TOLERANCE_VOXELS = 0.01
 
 
@@ -117,18 +116,6 @@ def read_label(path: Path, values: Collection[int]) -> sitk.Image:
         shown = ", ".join(f"{v:g}" for v in wrong[:5]) + (", ..." if len(wrong) > 5 else "")
         raise InputError(f"{path}: holds the value {shown}, only the declared {sorted(values)} are allowed")
     return label
-
-
-def same_geometry(a: sitk.Image, b: sitk.Image) -> bool:
-    """Equal size, and spacing, origin and direction equal to 1e-6."""
-    return a.GetSize() == b.GetSize() and all(
-        np.allclose(x, y, rtol=0, atol=GEOMETRY_TOLERANCE)
-        for x, y in (
-            (a.GetSpacing(), b.GetSpacing()),
-            (a.GetOrigin(), b.GetOrigin()),
-            (a.GetDirection(), b.GetDirection()),
-        )
-    )
 
 
 def require_same_grid(image: sitk.Image, other: sitk.Image, image_path: Path, other_path: Path) -> None:

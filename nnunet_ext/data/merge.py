@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.data.dataset import IGNORE, Case, domains, subjects, unlabelled_cases, write_dataset
+from nnunet_ext.data.dataset import IGNORE, Case, domains, read_description, subjects, unlabelled_cases, write_dataset
 from nnunet_ext.data.selection import read_names, resolve, subject_folds
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
-from nnunet_ext.paths import dataset_name, new_dataset_name, preprocessed_root, raw_root
+from nnunet_ext.paths import new_dataset_name, preprocessed_root
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +39,16 @@ class RawDataset:
         return self.name.split("_", 1)[1]
 
 
-def load(dataset: str) -> RawDataset:
+def load(dataset: str, flag: str) -> RawDataset:
     """A raw dataset by id or name, with the one fold that its `splits_final.json` describes (several count as none).
+
+    `flag` is what named it, for messages.
 
     Raises:
         InputError: when the dataset, its `dataset.json` or a file of a case is missing.
     """
-    name = dataset_name(dataset)
-    folder = raw_root() / name
-    description = read_json(folder / "dataset.json")
-    if absent := [key for key in ("file_ending", "channel_names", "labels") if key not in description]:
-        raise InputError(f"{folder / 'dataset.json'}: no {absent[0]}, which every nnU-Net dataset needs")
+    folder, description = read_description(dataset, flag)
+    name = folder.name
     suffix, channels = description["file_ending"], len(description["channel_names"])
     if any(isinstance(value, list) for value in description["labels"].values()):
         raise InputError(f"{folder / 'dataset.json'}: labels are regions, plain labels are needed")
@@ -88,7 +87,7 @@ def merge(
     Raises:
         InputError: when the datasets do not go together.
     """
-    a, b = load(source), load(target)
+    a, b = load(source, "--source"), load(target, "--target")
     if a.name == b.name:
         raise InputError(f"--target {target}: the same dataset as --source, another one is needed")
     channels_a, channels_b = (list(d.description["channel_names"].values()) for d in (a, b))
@@ -110,7 +109,7 @@ def merge(
 
     left_out = set((a.fold or {}).get("val", ())) if validation else set()
     clash = {c.name for c in a.cases} & {c.name for c in b.cases}
-    own = _renamer(a, clash), _renamer(b, clash)
+    own = _Renamer(a, clash), _Renamer(b, clash)
     labels = dict(a.labels)
     if IGNORE in a.description["labels"] or IGNORE in b.description["labels"]:
         labels[IGNORE] = max(labels.values()) + 1
@@ -138,7 +137,7 @@ def merge(
     )
 
 
-class _renamer:
+class _Renamer:
     """A dataset's cases under names, subjects and label values that fit the merged one."""
 
     def __init__(self, dataset: RawDataset, clash: set[str]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nnunet_ext.data.images import NNUNET_ENDINGS, ending, natural, stem
 from nnunet_ext.errors import InputError, one_line
-from nnunet_ext.files import atomic_path
+from nnunet_ext.files import atomic_path, make_folder
 from nnunet_ext.inference.images import read_scan, write_mask
 from nnunet_ext.inference.memory import NoRoom
 from nnunet_ext.inference.predictor import Logits, Predictor, Prepared
@@ -82,7 +82,7 @@ def predict_folder(predictor: Predictor, cases: Sequence[Case], target: Path, ag
     Returns:
         case -> the line that says what was wrong with it; empty when all went well.
     """
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     todo = [case for case in cases if again or not (target / case.output).exists()]
     if len(todo) < len(cases):
         log.info("%d of %d cases are there already", len(cases) - len(todo), len(cases))

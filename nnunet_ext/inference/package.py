@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import pickle
 import sys
 import tarfile
@@ -24,8 +23,8 @@ from typing import Any
 
 import torch
 
-from nnunet_ext.errors import InputError
-from nnunet_ext.files import atomic_path, read_json, sha256
+from nnunet_ext.errors import InputError, opening
+from nnunet_ext.files import atomic_path, make_folder, read_json, sha256, write_json
 from nnunet_ext.inference.model import Member, Model, Weights
 from nnunet_ext.inference.postprocessing import KeepLargest
 from nnunet_ext.inference.sockets import parse_sockets
@@ -48,7 +47,8 @@ def write_package(model: Model, target: Path) -> None:
     largest = max(int(label) for label in model.first.labels.all_labels)
     if largest > LARGEST_UINT8:
         raise InputError(f"labels: {largest} is used, at most {LARGEST_UINT8} fits the container's uint8 masks")
-    with tempfile.TemporaryDirectory(dir=_existing(target.parent)) as scratch, atomic_path(target) as partial:
+    make_folder(target.parent)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, atomic_path(target) as partial:
         root = Path(scratch)
         _write_files(model, root)
         with (
@@ -120,8 +120,8 @@ def _write_files(model: Model, root: Path) -> None:
     for i, member in enumerate(model.members):
         folder = root / "models" / str(i)
         folder.mkdir(parents=True)
-        _write_json(folder / "plans.json", member.plans)
-        _write_json(folder / "dataset.json", member.dataset)
+        write_json(folder / "plans.json", member.plans)
+        write_json(folder / "dataset.json", member.dataset)
         for fold, weights in member.folds.items():
             torch.save(_plain(weights), folder / f"fold_{fold}.pth")
         members.append(
@@ -136,8 +136,8 @@ def _write_files(model: Model, root: Path) -> None:
         )
     if model.koos is not None:
         (root / KOOS).write_bytes(model.koos)
-    _write_json(root / SOCKETS, model.sockets.model_dump(mode="json"))
-    _write_json(root / POSTPROCESSING, [step.model_dump(mode="json") for step in model.postprocessing])
+    write_json(root / SOCKETS, model.sockets.model_dump(mode="json"))
+    write_json(root / POSTPROCESSING, [step.model_dump(mode="json") for step in model.postprocessing])
     files = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
     manifest = {
         "format": FORMAT,
@@ -148,7 +148,7 @@ def _write_files(model: Model, root: Path) -> None:
         "members": members,
         "files": {name: sha256(root / name) for name in files},
     }
-    _write_json(root / MANIFEST, manifest)
+    write_json(root / MANIFEST, manifest)
 
 
 def _plain(weights: Weights) -> dict[str, torch.Tensor]:
@@ -161,10 +161,6 @@ def _plain(weights: Weights) -> dict[str, torch.Tensor]:
             copies[key] = tensor.detach().cpu().contiguous().clone()
         plain[name] = copies[key]
     return plain
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _verify(root: Path, files: dict[str, str]) -> None:
@@ -202,8 +198,7 @@ def _tensors(path: Path) -> Weights:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{path}: not loadable as plain tensors ({reason}), package the model again") from None
+        raise InputError(f"{path}: not loadable as plain tensors ({opening(error)}), package the model again") from None
 
 
 def _unpack(archive: Path, target: Path) -> None:
@@ -221,8 +216,3 @@ def _unpack(archive: Path, target: Path) -> None:
                         copy.write(block)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{archive}: not readable as a .tar.gz ({error}), a model package is needed") from None
-
-
-def _existing(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import InputError, opening
 from nnunet_ext.files import read_json
 from nnunet_ext.inference.model import Member, Model, Weights
 from nnunet_ext.inference.network import has_network_of_plans
@@ -93,8 +93,7 @@ def _load(path: Path) -> dict[str, Any]:
     except KeyError as error:
         raise InputError(f"{path}: holds no {error}, a checkpoint of nnU-Net v2 is needed") from None
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: not readable ({reason[0][:200]}), a checkpoint of nnU-Net v2 is needed") from None
+        raise InputError(f"{path}: not readable ({opening(error)}), a checkpoint of nnU-Net v2 is needed") from None
     return content
 
 

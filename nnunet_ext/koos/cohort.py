@@ -11,12 +11,10 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from nnunet_ext.data.dataset import domains, subjects, unlabelled_cases
+from nnunet_ext.data.dataset import domains, read_description, subjects, unlabelled_cases
 from nnunet_ext.data.images import natural, read_scan, require_same_grid, scans
 from nnunet_ext.data.images import read as read_image
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json
-from nnunet_ext.paths import dataset_name, raw_root
 
 log = logging.getLogger(__name__)
 
@@ -88,13 +86,12 @@ def read_exams(
     cases: dict[str, _Case] = {}
     values: tuple[int, ...] = ()
     for dataset in datasets:
-        name = dataset_name(dataset)
-        described = read_json(raw_root() / name / "dataset.json")
-        found = _tumour(described["labels"], tumour, name)
+        folder, described = read_description(dataset)
+        found = _tumour(described["labels"], tumour, folder.name)
         if values and found != values:
             raise InputError(f"-d {dataset}: the tumour is label {found} here, the other datasets' {values} is needed")
         values = found
-        for case in _cases(raw_root() / name, described):
+        for case in _cases(folder, described):
             if case.name in cases:
                 raise InputError(f"{case.image}: a second case {case.name} beside {cases[case.name].image}")
             cases[case.name] = case
@@ -127,7 +124,7 @@ def without(exams: Sequence[Exam], empty: Collection[str]) -> list[Exam]:
 
 
 def _cases(folder: Path, described: Mapping[str, Any]) -> list[_Case]:
-    channels = described.get("channel_names") or described["modality"]
+    channels = described["channel_names"]
     if len(channels) != 1:
         told = ", ".join(channels.values())
         raise InputError(f"{folder}: {len(channels)} channels ({told}), one is needed: a case per modality")

@@ -104,14 +104,14 @@ def score(
     Args:
         predictions: CSV with the columns case and class.
         truth: the same with the true grades.
-        classes: the grades there are, ascending; 1 2 3 4 by default.
+        classes: the grades there are; 1 2 3 4 by default.
         json: file for the scores.
         report: page to write.
     """
     from nnunet_ext.koos.report import write_scores
     from nnunet_ext.koos.scores import read_and_score
 
-    scores = read_and_score(predictions, truth, flat(classes) or (1, 2, 3, 4))
+    scores = read_and_score(predictions, truth, tuple(sorted(set(flat(classes)))) or (1, 2, 3, 4))
     write_scores(scores, None, json, report)
     best, constant = scores.constant()
     low, high = scores.interval()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import InputError, opening
 from nnunet_ext.files import read_json, sha256
 from nnunet_ext.koos.settings import KoosSettings
 from nnunet_ext.networks.generators import ResNetEncoder, initialise
@@ -105,8 +105,9 @@ def low_level(source: str, settings: KoosSettings) -> LowLevel:
         )
         spec.build().load_state_dict(own)
     except (KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
-        raise InputError(f"--encoder {source}: not MSF-Net's checkpoint ({reason}), a finished fit is needed") from None
+        raise InputError(
+            f"--encoder {source}: not MSF-Net's checkpoint ({opening(error)}), a finished fit is needed"
+        ) from None
     return LowLevel(spec, own, _spacing(path.parent / RECORD))
 
 

@@ -14,7 +14,7 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json, write_json
+from nnunet_ext.files import make_folder, read_json, write_json
 from nnunet_ext.koos.batches import Batches
 from nnunet_ext.koos.cohort import Exam, View, read_exams, without
 from nnunet_ext.koos.encoder import LowLevel, low_level
@@ -124,7 +124,7 @@ def _fit_one(
         return load_model(folder, device)
     usable = without(exams, boxes.empty)
     _tell(usable, settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     network = train(Batches(usable, boxes, settings, spacing), low, settings, folder, device)
     model = KoosModel(settings, low.spec, spacing, tumour, network)
     save_model(model, folder / FILE)

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import InputError, opening
 from nnunet_ext.inference.memory import require_room
 from nnunet_ext.koos.box import CUT_BYTES, binary, cut
 from nnunet_ext.koos.encoder import EncoderSpec
@@ -129,7 +129,6 @@ def read_model(file: bytes, where: str, device: torch.device | None = None) -> K
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
-        raise InputError(f"{where}: not readable as a model of `koos fit` ({reason})") from None
+        raise InputError(f"{where}: not readable as a model of `koos fit` ({opening(error)})") from None
     network.to(device or torch.device("cpu")).eval()
     return KoosModel(settings, spec, (slices, rows, columns), tumour, network)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_ext.errors import StageError
 from nnunet_ext.koos.batches import Batch, Batches
 from nnunet_ext.koos.encoder import LowLevel
 from nnunet_ext.koos.losses import self_contrast, supervised_contrast
@@ -81,7 +82,7 @@ def train(batches: Batches, low: LowLevel, settings: KoosSettings, folder: Path,
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
             terms, loss = head_loss(network, batch) if stage else contrast_loss(network, batch, settings)
         if not torch.isfinite(loss):
-            raise RuntimeError(f"epoch {epoch}, {STAGES[stage]}: the loss is {loss.item()}; a smaller step may help")
+            raise StageError(f"epoch {epoch}, {STAGES[stage]}: the loss is {loss.item()}; a smaller step may help")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

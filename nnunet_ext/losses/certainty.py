@@ -76,5 +76,8 @@ def negative_mask(
 
 
 def default_rank_high(classes: int) -> int:
-    """r_h of the thesis for its two class counts, 2 of 4 and 7 of 9: all but the two least likely are passed over."""
-    return max(1, classes - 2)
+    """r_h of the thesis for its two class counts, 2 of 4 and 7 of 9: all but the two least likely are passed over.
+
+    Of three classes it is all but the least likely: at r_l = 1 an uncertain pixel would count like a certain one.
+    """
+    return min(classes - 1, max(2, classes - 2))

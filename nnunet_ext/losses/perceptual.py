@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import InputError, opening
 
 # First convolution of each of VGG19's five stages, after its ReLU; deeper stages weigh more because they are smaller.
 _LAYERS = (1, 6, 11, 20, 29)
@@ -42,8 +42,9 @@ class PerceptualLoss(nn.Module):
                 {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
             )
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{weights}: not readable as VGG19 ({reason}), torchvision's weights are needed") from None
+            raise InputError(
+                f"{weights}: not readable as VGG19 ({opening(error)}), torchvision's weights are needed"
+            ) from None
         self.features = features[: _LAYERS[-1] + 1].eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(_MEAN)[None, :, None, None])
         self.register_buffer("std", torch.tensor(_STD)[None, :, None, None])

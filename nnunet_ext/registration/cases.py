@@ -7,10 +7,10 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunet_ext.data.dataset import subjects, unlabelled_cases
+from nnunet_ext.data.case import IGNORE
+from nnunet_ext.data.dataset import read_description, subjects, unlabelled_cases
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json
-from nnunet_ext.paths import dataset_name, preprocessed_root, raw_root
+from nnunet_ext.paths import preprocessed_root
 from nnunet_ext.training.split import split_cases
 
 
@@ -29,6 +29,7 @@ class Cases:
     ending: str
     labelled: tuple[str, ...]
     unlabelled: tuple[str, ...]
+    ignore: int | None = None
 
     @classmethod
     def of(cls, dataset: str | int, fold: int | str = "all") -> Cases:
@@ -42,14 +43,12 @@ class Cases:
         """
         if str(fold) != "all" and not str(fold).isdigit():
             raise InputError(f"-f {fold}: no such fold, all or a number from 0 is needed")
-        name = dataset_name(dataset)
-        folder = raw_root() / name
-        content = read_json(folder / "dataset.json")
+        folder, content = read_description(dataset)
         ending = content["file_ending"]
         names = [p.name[: -len(f"_0000{ending}")] for p in (folder / "imagesTr").glob(f"*_0000{ending}")]
-        splits_file = preprocessed_root() / name / "splits_final.json"
+        splits_file = preprocessed_root() / folder.name / "splits_final.json"
         split = split_cases(names, unlabelled_cases(content), fold, splits_file, subjects(content))
-        return cls(folder, ending, tuple(split.labelled), tuple(split.unlabelled))
+        return cls(folder, ending, tuple(split.labelled), tuple(split.unlabelled), content["labels"].get(IGNORE))
 
     def __iter__(self):
         return iter(sorted((*self.labelled, *self.unlabelled)))
@@ -66,3 +65,8 @@ class Cases:
         if case not in self.labelled:
             raise ValueError(f"{case} is not a labelled training case, its label must not be read")
         return sitk.ReadImage(str(self.folder / "labelsTr" / f"{case}{self.ending}"), sitk.sitkUInt8)
+
+    def organ(self, case: str) -> sitk.Image:
+        """As `labels`, with voxels that are to be ignored as background: nobody knows of an organ there."""
+        labels = self.labels(case)
+        return labels if self.ignore is None else sitk.ChangeLabel(labels, {self.ignore: 0})

@@ -98,14 +98,6 @@ def affine_transform(matrix: Matrix) -> sitk.AffineTransform:
     return transform
 
 
-def affine_matrix(transform: sitk.AffineTransform) -> Matrix:
-    """4x4 matrix of SimpleITK's transform, whatever its centre."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
-    matrix[:3, 3] = transform.TransformPoint((0.0, 0.0, 0.0))
-    return matrix
-
-
 def scaled(image: sitk.Image) -> sitk.Image:
     """Float32 with the 1st and 99th percentile at 0 and 1, clipped."""
     values = sitk.GetArrayFromImage(image).astype(np.float32)

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import torch
 from filelock import Timeout
 
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import InputError, reason
 from nnunet_ext.files import write_json
 from nnunet_ext.jobs import Backend, job_backend
 from nnunet_ext.progress import progress
@@ -100,20 +100,16 @@ def _outcomes(store: RegistrationStore, case: str, partners: tuple[str, ...]) ->
     try:
         fixed = store.cases.image(case, channel)
     except RuntimeError as error:
-        return [Registration(failure=f"{case}: not readable ({_last_line(error)})")] * len(partners)
+        return [Registration(failure=f"{case}: not readable ({reason(error)})")] * len(partners)
     readable, labelled, failures = [], [], {}
     for q in partners:
         try:
-            labelled.append((store.cases.image(q, channel), store.cases.labels(q)))
+            labelled.append((store.cases.image(q, channel), store.cases.organ(q)))
             readable.append(q)
         except RuntimeError as error:
-            failures[q] = Registration(failure=f"{q}: not readable ({_last_line(error)})")
+            failures[q] = Registration(failure=f"{q}: not readable ({reason(error)})")
     found = dict(zip(readable, register_case(fixed, labelled, store.settings), strict=True))
     return [found.get(q) or failures[q] for q in partners]
-
-
-def _last_line(error: Exception) -> str:
-    return f"{error}".strip().splitlines()[-1].strip()
 
 
 @contextmanager

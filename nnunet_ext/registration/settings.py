@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Literal
 
@@ -55,6 +56,12 @@ class RegistrationSettings(Section):
     max_scale: float = Field(3.0, gt=1, description="a registration that scales any axis by more has failed")
     max_folding: float = Field(0.01, ge=0, le=1, description="a displacement that folds a larger share has failed")
     min_overlap: float = Field(0.5, ge=0, le=1, description="share of the organ that must land inside the volume")
+
+    def flags(self) -> str:
+        """What makes `nnunet_ext register` use these settings."""
+        changed = self.model_dump(exclude_defaults=True, exclude={"transform", "scheme"})
+        assignments = " ".join(shlex.quote(f"{key}={json.dumps(value)}") for key, value in changed.items())
+        return f"--transform {self.transform} --scheme {self.scheme}" + (f" --set {assignments}" if changed else "")
 
     def digest(self, labelled: Sequence[str]) -> str:
         """Twelve characters that name a store: these settings, the store's version and the labelled cases."""

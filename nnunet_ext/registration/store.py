@@ -61,7 +61,7 @@ class RegistrationStore:
         header = self.root / "store.json"
         if header.exists() and (known := read_json(header)["template"]):
             return known
-        volumes = {case: _organ_volume(self.cases.labels(case)) for case in self.cases.labelled}
+        volumes = {case: _organ_volume(self.cases.organ(case)) for case in self.cases.labelled}
         median = float(np.median(list(volumes.values())))
         return min(volumes, key=lambda case: (abs(volumes[case] - median), case))
 
@@ -166,31 +166,25 @@ class RegistrationStore:
     def best(self, case: str) -> str | None:
         """Best registration selection: the labelled case whose labels suit `case` best; None if every pair failed.
 
-        Of several with the same score it is the first by name, as in `fuse`.
+        Of several with the same score it is the first of `_scores`, as in `fuse`.
         """
-        scores = {q: s for q in self.cases.labelled if q != case and (s := self.score(q, case)) is not None}
+        scores = self._scores(case)
         return max(scores, key=lambda q: scores[q]) if scores else None
 
-    def propagated_label(
-        self, case: str, like: sitk.Image | None = None, fusion: str | None = None
-    ) -> sitk.Image | None:
-        """Registered labels of `case` (r_i of eq. 6.8), uint8 on its own grid or that of `like`.
+    def propagated_label(self, case: str, fusion: str | None = None) -> sitk.Image | None:
+        """Registered labels of `case` (r_i of eq. 6.8), uint8 on its own grid.
 
         None if every pair failed. The label of `case` itself plays no part.
         """
-        chosen, scores = [], []
-        for q in self.cases.labelled:
-            if q != case and (score := self.score(q, case)) is not None:
-                chosen.append(q)
-                scores.append(score)
-        if not chosen:
+        scores = self._scores(case)
+        if not scores:
             return None
-        grid = self.cases.image(case, self.settings.channel) if like is None else like
-        transforms = [t for q in chosen if (t := self.transform(q, case)) is not None]
-        labels = [self.cases.labels(q) for q in chosen]
-        return fuse(labels, grid, transforms, scores, fusion or self.settings.fusion)
+        grid = self.cases.image(case, self.settings.channel)
+        transforms = [t for q in scores if (t := self.transform(q, case)) is not None]
+        labels = [self.cases.labels(q) for q in scores]
+        return fuse(labels, grid, transforms, list(scores.values()), fusion or self.settings.fusion)
 
-    def coordinates(self, case: str, frame: str | None = None, like: sitk.Image | None = None) -> np.ndarray | None:
+    def coordinates(self, case: str, frame: str | None = None) -> np.ndarray | None:
         """Anatomical coordinates for REPS (eq. 6.11): where each voxel of `case` lies in a labelled volume.
 
         Voxels of two cases correspond where their coordinates in the same frame are equal.
@@ -198,7 +192,6 @@ class RegistrationStore:
         Args:
             case: any training case.
             frame: labelled case in whose patient coordinates to answer; without it, the best one.
-            like: grid to answer on, instead of the case's own.
 
         Returns:
             float32 (3, z, y, x), mm, in the order x, y, z (LPS), or None where the registration failed.
@@ -207,10 +200,18 @@ class RegistrationStore:
         if frame is None:
             return None
         transform = sitk.Transform(3, sitk.sitkIdentity) if frame == case else self.transform(frame, case)
-        grid = self.cases.image(case, self.settings.channel) if like is None else like
-        return None if transform is None else map_points(transform, grid)
+        return None if transform is None else map_points(transform, self.cases.image(case, self.settings.channel))
 
     # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _scores(self, case: str) -> dict[str, float]:
+        """Labelled case -> score, for the pairs that did not fail; those that one registration leads to come first.
+
+        Through a template all pairs of a case share its registration to the template, and often its score with it: the
+        template's own labels, which come without a second registration's error, are then the best.
+        """
+        others = sorted((q for q in self.cases.labelled if q != case), key=lambda q: (len(self._legs(case, q)), q))
+        return {q: score for q in others if (score := self.score(q, case)) is not None}
 
     def _file(self, case: str, labelled: str) -> Path:
         return self.root / "pairs" / case / f"{labelled}.json"

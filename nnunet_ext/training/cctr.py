@@ -10,6 +10,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from pydantic import Field
 from torch import Tensor, distributed
 
+from nnunet_ext.errors import InputError
 from nnunet_ext.losses.consistency import label_loss
 from nnunet_ext.registration.settings import RegistrationSettings
 from nnunet_ext.registration.store import RegistrationStore
@@ -55,9 +56,14 @@ class CCTRTrainer(CrossTeachingTrainer):
         """Registered labels and places of the training cases, from the dataset's registration store.
 
         Raises:
-            InputError: when the dataset has not been registered with these settings.
+            InputError: when the dataset has not been registered with these settings, or its scans are turned when read.
         """
         base = Path(self.preprocessed_dataset_folder_base)
+        if (reader := self.plans_manager.image_reader_writer_class.__name__).endswith("WithReorient"):
+            raise InputError(
+                f"{base.name}/{self.plans_manager.plans_name}.json: image_reader_writer {reader} turns the scans, which"
+                " registrations do not follow; one that reads them as they are is needed, such as SimpleITKIO"
+            )
         store = RegistrationStore.open(base.name, self.settings.registration, self.fold)
         choice, seed = self.settings.choice, self.schedule.seed
         name = f"{store.root.name}-{choice}" + (f"-{seed}" if choice == "random" else "")
@@ -97,7 +103,9 @@ class CCTRTrainer(CrossTeachingTrainer):
         if weight > 0:
             carried = batch["unlabelled_following_labels"][:, 0].to(self.device, non_blocking=True)
             registered = torch.tensor([self.registered.frames[k] >= 0 for k in batch["unlabelled_keys"]])
-            mask = registered.to(self.device).reshape(-1, *(1 for _ in carried.shape[1:])).expand(carried.shape)
+            # Ignored voxels of the labelled case travel as ignored.
+            mask = registered.to(self.device).reshape(-1, *(1 for _ in carried.shape[1:])) & (carried < self.classes)
+            carried = carried.clamp_max(self.classes - 1)
             for name, output in zip(("first", "second"), outputs, strict=True):
                 own = label_loss(output.logits[0][labelled:], carried, "dice_ce", mask)
                 loss = loss + weight * own

@@ -102,3 +102,18 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: st
                 " the settings that it was trained with are needed"
             )
     unwrap(module).load_state_dict(weights)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], source: str) -> None:
+    """Load an optimiser's state.
+
+    Raises:
+        InputError: when it had other parameters, because a term with weights of its own was switched on or off since.
+    """
+    try:
+        optimizer.load_state_dict(state)
+    except ValueError as error:
+        raise InputError(
+            f"{source}: its optimiser does not fit ({error}), the settings that it was trained with are needed to"
+            " continue, or a start without --c"
+        ) from None

@@ -151,18 +151,21 @@ class PatchContrast(Contrast):
 
     def _group(self, group: Tensor, scale: int, maps: tuple[Tensor, Tensor], labels: list[Tensor]) -> Tensor:
         """One patch of every map: the first student's maps, then the second's."""
-        images = len(labels[0])
-        projected, classes, weights = [], [], []
-        for student, places in enumerate(group.split(images)):
-            inside = torch.where(places >= 0, labels[student].gather(1, places.clamp_min(0)), -1).flatten()
-            index, weight = sample_per_class(inside, self.settings.pixels // 2)
-            image = index.div(places.shape[1], rounding_mode="floor")
-            projected.append(self.projectors(rows(maps[student], image, places.flatten()[index]), scale, student))
-            classes.append(inside[index])
-            weights.append(weight)
-        return balanced_contrastive_loss(
-            torch.cat(projected), torch.cat(classes), self.settings.temperature, torch.cat(weights)
+        images, area = len(labels[0]), group.shape[1]
+        inside = torch.where(group >= 0, torch.cat(labels).gather(1, group.clamp_min(0)), -1).flatten()
+        # Both students' pixels are drawn together: each stands for as many as any other of its class.
+        index, weight = sample_per_class(inside, self.settings.pixels)
+        order = index.argsort()  # the first student's maps come first
+        index, weight = index[order], weight[order]
+        drawn, place = index.div(area, rounding_mode="floor"), group.flatten()[index]
+        first = drawn < images
+        projected = torch.cat(
+            [
+                self.projectors(rows(maps[0], drawn[first], place[first]), scale, 0),
+                self.projectors(rows(maps[1], drawn[~first] - images, place[~first]), scale, 1),
+            ]
         )
+        return balanced_contrastive_loss(projected, inside[index], self.settings.temperature, weight)
 
 
 @dataclass(frozen=True)

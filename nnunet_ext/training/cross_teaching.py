@@ -37,7 +37,8 @@ class CrossTeachingSettings(Section):
     student: Architecture = Field("SwinUNet", description="the second student")
     inference: Inference = Field("first", description="who predicts: first, second, or the mean of both logits")
     pseudo_loss: PseudoLoss = Field("dice", description="loss against the other's labels: dice, ce or dice_ce")
-    pseudo_weight: float = Field(0.1, ge=0, description="w_cps, reached by a Gaussian ramp at the end")
+    pseudo_weight: float = Field(0.1, ge=0, description="w_cps, reached by a Gaussian ramp")
+    ramp: float = Field(1.0, gt=0, le=1, description="share of the training after which w_cps is reached")
     lr_plans: float = Field(5e-4, gt=0, description="learning rate of the network of the plans")
     lr_transformer: float = Field(1e-4, gt=0, description="learning rate of a Transformer")
     weight_decay: float = Field(5e-4, ge=0, description="of AdamW")
@@ -163,7 +164,7 @@ class CrossTeachingTrainer(FewLabelTrainer):
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         if self.contrast is not None:
-            self.contrast.load_state_dict(checkpoint.part(state, "projectors", "contrast_weight"))
+            self.contrast.load_state_dict(checkpoint.part(state, "projectors", f"{self.section}.contrast_weight"))
 
     def rank_state(self) -> dict[str, Any]:
         return {} if self.contrast is None else self.contrast.memory()
@@ -200,7 +201,7 @@ class CrossTeachingTrainer(FewLabelTrainer):
         for name, output in zip(("first", "second"), outputs, strict=True):
             terms[f"supervised_{name}"] = own = self.supervised([level[:labelled] for level in output.logits], target)
             loss = loss + own
-        weight = self.settings.pseudo_weight * gaussian_ramp(self.iteration, self.updates)
+        weight = self.settings.pseudo_weight * gaussian_ramp(self.iteration, self.settings.ramp * self.updates)
         if weight > 0:
             first, second = (output.logits[0][labelled:] for output in outputs)
             pseudo = cross_pseudo_loss(first, second, self.settings.pseudo_loss)

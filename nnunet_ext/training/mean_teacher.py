@@ -22,7 +22,8 @@ class MeanTeacherSettings(Section):
     """Settings of Mean Teacher; nnU-Net's own optimiser trains the student."""
 
     decay: float = Field(0.99, ge=0, lt=1, description="alpha of the teacher's moving average")
-    weight: float = Field(0.1, ge=0, description="of the consistency, reached by a Gaussian ramp at the end")
+    weight: float = Field(0.1, ge=0, description="of the consistency, reached by a Gaussian ramp")
+    ramp: float = Field(1.0, gt=0, le=1, description="share of the training after which the weight is reached")
     noise: float = Field(
         0.1, ge=0, description="standard deviation of the noise on the teacher's images, at most twice it"
     )
@@ -80,7 +81,7 @@ class MeanTeacherTrainer(FewLabelTrainer):
             logits = self.network(images)
             logits = [logits] if isinstance(logits, Tensor) else logits
             terms["supervised"] = loss = self.supervised([level[:labelled] for level in logits], target)
-            weight = self.settings.weight * gaussian_ramp(self.iteration, self.updates)
+            weight = self.settings.weight * gaussian_ramp(self.iteration, self.settings.ramp * self.updates)
             if weight > 0:
                 consistency, more = self.consistency(images[labelled:], logits[0][labelled:].float().softmax(1))
                 loss = loss + weight * consistency

@@ -58,9 +58,8 @@ def from_store(
     """
     if missing := store.missing():
         raise InputError(
-            f"{store.root}: {missing[0]} and {len(missing) - 1} other cases are not registered, run nnunet_ext register"
-            f" -d {store.cases.folder.name} -f {fold} --transform {store.settings.transform}"
-            f" --scheme {store.settings.scheme} first"
+            f"{store.root}: {len(missing)} cases are not registered, {missing[0]} the first; run nnunet_ext register"
+            f" -d {store.cases.folder.name} -f {fold} {store.settings.flags()} first"
         )
     common = store.template() if store.settings.scheme == "template" else None
 
@@ -132,10 +131,13 @@ class RegisteredCases:
         self.folder = folder
         index = folder / "frames.json"
         stored = read_json(index) if index.is_file() else {}
-        if sorted(stored) != sorted(cases):
+        # Preprocessing again with another spacing changes the shapes.
+        shapes = {case: list(preprocessed(case)[0]) for case in cases}
+        if {case: known["shape"] for case, known in stored.items()} != shapes:
             stored = self._write(cases, load, preprocessed, transpose)
-        names = sorted({frame for frame in stored.values() if frame is not None})
-        self.frames = {case: -1 if frame is None else names.index(frame) for case, frame in stored.items()}
+        frames = {case: known["frame"] for case, known in stored.items()}
+        names = sorted({frame for frame in frames.values() if frame is not None})
+        self.frames = {case: -1 if frame is None else names.index(frame) for case, frame in frames.items()}
         self.numbers = {case: number for number, case in enumerate(sorted(cases))}
 
     def _write(
@@ -144,13 +146,13 @@ class RegisteredCases:
         load: Callable[[str], Registered | None],
         preprocessed: Callable[[str], tuple[tuple[int, ...], Mapping[str, Any]]],
         transpose: Sequence[int],
-    ) -> dict[str, str | None]:
-        frames: dict[str, str | None] = {}
+    ) -> dict[str, dict[str, Any]]:
+        frames: dict[str, dict[str, Any]] = {}
         with atomic_folder(self.folder) as partial:
             for case in progress(cases, "registered labels onto the training grid"):
                 shape, properties = preprocessed(case)
                 registered = load(case)
-                frames[case] = None if registered is None else registered.frame
+                frames[case] = {"frame": None if registered is None else registered.frame, "shape": list(shape)}
                 # Signed: cropping marks what lies outside a volume with -1.
                 position, label = np.zeros((3, *shape), np.float32), np.zeros(shape, np.int16)
                 if registered is not None:

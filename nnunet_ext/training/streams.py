@@ -10,10 +10,6 @@ import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
-from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
-from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
-from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
-from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
@@ -32,20 +28,6 @@ from nnunet_ext.training.batches import Batch
 # What follows a case's image through cropping and spatial augmentation. Called with the case and its spatial shape,
 # it returns channels of that shape: some to be interpolated linearly, and some label maps.
 Following = Callable[[str, tuple[int, ...]], tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]
-
-
-def coordinates(identifier: str, shape: tuple[int, ...]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """A `Following` that tells where in the preprocessed volume each pixel of a patch comes from.
-
-    Returns:
-        Four float32 channels, voxel indices z, y, x and a mask of ones: after augmentation a pixel whose mask is
-        below 1 lies outside the volume, at least in part, and its indices mean nothing.
-    """
-    axes = [
-        np.broadcast_to(np.arange(n, dtype=np.float32).reshape([-1 if a == i else 1 for a in range(len(shape))]), shape)
-        for i, n in enumerate(shape)
-    ]
-    return [*axes, np.broadcast_to(np.float32(1), shape)], []
 
 
 class ImagesOnly(nnUNetBaseDataset):
@@ -190,20 +172,16 @@ class TwoStreams:
     Args:
         labelled: patches with labels.
         unlabelled: patches without.
-        strong: an intensity-only transform; if given, a second view of the unlabelled patches is made with it, aligned
-            with the first pixel by pixel.
     """
 
-    def __init__(self, labelled: Patches, unlabelled: Patches, strong: BasicTransform | None = None) -> None:
+    def __init__(self, labelled: Patches, unlabelled: Patches) -> None:
         self.labelled = labelled
         self.unlabelled = unlabelled
-        self.strong = strong
 
     def __call__(self) -> Batch:
         """One batch: what `labelled` gives, and `unlabelled` (B, C, *patch) with `unlabelled_keys`.
 
-        With `strong` also `unlabelled_strong` of the same shape; what follows the unlabelled images is there as
-        `unlabelled_regression_target` and `unlabelled_following_labels`.
+        What follows the unlabelled images is there as `unlabelled_regression_target` and `unlabelled_following_labels`.
         """
         batch = self.labelled()
         other = self.unlabelled()
@@ -211,62 +189,12 @@ class TwoStreams:
         for name in ("keys", "regression_target", "following_labels"):
             if name in other:
                 batch[f"unlabelled_{name}"] = other[name]
-        if self.strong is not None:
-            # Intensity transforms work in place: each gets a copy.
-            batch["unlabelled_strong"] = torch.stack([self.strong(image=x.clone())["image"] for x in other["data"]])
         return batch
 
 
 def halves(batch_size: int) -> tuple[int, int]:
     """How many patches of a batch are labelled and how many are not; at least one each."""
     return max(1, batch_size // 2), max(1, batch_size - batch_size // 2)
-
-
-def in_domain(cases: Sequence[str], domains: dict[str, str], name: str) -> list[str]:
-    """Those of `cases` that belong to the domain `name`.
-
-    Raises:
-        InputError: when there are none; the message names the domains that have cases.
-    """
-    found = [case for case in cases if domains.get(case) == name]
-    if not found:
-        known = ", ".join(sorted({domains[c] for c in cases if c in domains})) or "none"
-        raise InputError(f"domain {name}: no such case among {len(cases)}, domains with cases are needed ({known})")
-    return found
-
-
-def strong_intensity() -> BasicTransform:
-    """Intensity changes beyond nnU-Net's own, for the strong view of weak-to-strong consistency.
-
-    Probabilities and ranges are those of UniMatch (Yang et al., CVPR 2023) for colour jitter and blur, with gamma and
-    noise in place of hue and grey-scale, which single-channel scans do not have.
-    """
-    return ComposeTransforms(
-        [
-            RandomTransform(
-                MultiplicativeBrightnessTransform(BGContrast((0.5, 1.5)), synchronize_channels=False, p_per_channel=1),
-                0.8,
-            ),
-            RandomTransform(
-                ContrastTransform(
-                    BGContrast((0.5, 1.5)), preserve_range=True, synchronize_channels=False, p_per_channel=1
-                ),
-                0.8,
-            ),
-            RandomTransform(
-                GammaTransform(
-                    BGContrast((0.5, 2.0)),
-                    p_invert_image=0,
-                    synchronize_channels=False,
-                    p_per_channel=1,
-                    p_retain_stats=1,
-                ),
-                0.5,
-            ),
-            RandomTransform(GaussianBlurTransform((0.5, 1.5), p_per_channel=1), 0.5),
-            RandomTransform(GaussianNoiseTransform((0, 0.1), p_per_channel=1, synchronize_channels=True), 0.2),
-        ]
-    )
 
 
 def without_benchmarks(transform: Any) -> Any:

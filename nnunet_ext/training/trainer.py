@@ -165,11 +165,11 @@ class ExtTrainer(nnUNetTrainer):
         else:
             checkpoint.load_weights(self.network, own["training_network"], name)
             checkpoint.load_weights(self.inference_module(), content["network_weights"], name)
-        self.optimizer.load_state_dict(content["optimizer_state"])
+        self.load_training_state(own["training_state"])
+        checkpoint.load_optimizer(self.optimizer, content["optimizer_state"], name)
         self.lr_scheduler.load_state_dict(own["lr_scheduler"])
         if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
             self.grad_scaler.load_state_dict(content["grad_scaler_state"])
-        self.load_training_state(own["training_state"])
         self.my_init_kwargs = content["init_args"]
         self.current_epoch = content["current_epoch"]
         self.iteration = self.current_epoch * self.num_iterations_per_epoch
@@ -243,9 +243,20 @@ class ExtTrainer(nnUNetTrainer):
     def labelled_patches(
         self, cases: Sequence[str], batch_size: int, augmentation: Augmentation, following: Following | None = None
     ) -> Patches:
-        """Augmented patches with labels, foreground oversampled as in nnU-Net."""
+        """Augmented patches with labels, foreground oversampled as in nnU-Net.
+
+        nnU-Net centres a whole number of a batch's patches on foreground. Where a part of a batch would have none, as
+        one patch of 3D's usual two, each is instead centred with the same probability.
+        """
+        share = self.oversample_foreground_percent
+        none_forced = batch_size < self.batch_size and round(batch_size * (1 - share)) == batch_size
         return self._patches(
-            self._dataset(cases), batch_size, augmentation.initial_patch_size, augmentation.training, following
+            self._dataset(cases),
+            batch_size,
+            augmentation.initial_patch_size,
+            augmentation.training,
+            following,
+            self.probabilistic_oversampling or none_forced,
         )
 
     def unlabelled_patches(
@@ -253,7 +264,9 @@ class ExtTrainer(nnUNetTrainer):
     ) -> Patches:
         """Augmented patches without labels; no label file of `cases` is opened."""
         dataset = ImagesOnly(self._dataset(cases), masked=any(self.configuration_manager.use_mask_for_norm))
-        return self._patches(dataset, batch_size, augmentation.initial_patch_size, augmentation.unlabelled, following)
+        return self._patches(
+            dataset, batch_size, augmentation.initial_patch_size, augmentation.unlabelled, following, False
+        )
 
     def training_batches(self, cases: Cases, augmentation: Augmentation) -> Callable[[], Batch]:
         """What makes a training batch. Here: patches of the labelled cases; unlabelled ones are left out."""
@@ -268,7 +281,12 @@ class ExtTrainer(nnUNetTrainer):
             patch_size = self.configuration_manager.patch_size
             training = self.training_batches(cases, augmentation)
             validation = self._patches(
-                self._dataset(cases.validation), self.batch_size, patch_size, augmentation.validation, None
+                self._dataset(cases.validation),
+                self.batch_size,
+                patch_size,
+                augmentation.validation,
+                None,
+                self.probabilistic_oversampling,
             )
         bytes_per_voxel = 4 * (self.num_input_channels + 1)
         workers = worker_count(self.device, 2 * bytes_per_voxel * self.batch_size * int(np.prod(patch_size)))
@@ -303,6 +321,7 @@ class ExtTrainer(nnUNetTrainer):
         initial_patch_size: Sequence[int],
         transforms: BasicTransform,
         following: Following | None,
+        probabilistic_oversampling: bool,
     ) -> Patches:
         return Patches(
             dataset,
@@ -312,7 +331,7 @@ class ExtTrainer(nnUNetTrainer):
             self.label_manager,
             transforms,
             oversample_foreground=self.oversample_foreground_percent,
-            probabilistic_oversampling=self.probabilistic_oversampling,
+            probabilistic_oversampling=probabilistic_oversampling,
             complete=bool(self.unlabelled),
             following=following,
         )

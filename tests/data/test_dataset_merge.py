@@ -85,7 +85,7 @@ def test_datasets_that_do_not_go_together_are_refused(
     two: Path, dataset: Run, refused: Refused, tmp_path: Path
 ) -> None:
     assert "--target 1: the same dataset" in refused("merge", "-d", 3, "--source", 1, "--target", 1)
-    assert "-d 9: no such dataset" in refused("merge", "-d", 3, "--source", 1, "--target", 9)
+    assert "--target 9: no such dataset" in refused("merge", "-d", 3, "--source", 1, "--target", 9)
     nowhere = ("--target-labelled", "nowhere.txt")
     assert "--target-labelled nowhere.txt: no such file" in refused(
         "merge", "-d", 3, "--source", 1, "--target", 2, *nowhere

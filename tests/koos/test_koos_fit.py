@@ -255,6 +255,9 @@ def test_files_that_are_no_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "koos.pth").write_bytes(b"nonsense")
     with pytest.raises(InputError, match="not readable as a model"):
         load_model(tmp_path)
+    (tmp_path / "koos.pth").write_bytes(b"")
+    with pytest.raises(InputError, match=r"not readable as a model of `koos fit` \(\w"):
+        load_model(tmp_path)
     torch.save({"format": 99}, tmp_path / "koos.pth")
     with pytest.raises(InputError, match="format 99"):
         load_model(tmp_path)

@@ -82,6 +82,8 @@ def test_files_round_trip_and_score_from_the_command_line(tmp_path: Path, capsys
     report, scored = tmp_path / "r.html", tmp_path / "s.json"
     main(["koos", "score", str(target), str(truth), "--json", str(scored), "--report", str(report)])
     assert "MA-MAE 1.0000" in capsys.readouterr().out
+    main(["koos", "score", str(target), str(truth), "--classes", "4", "3", "1", "2"])
+    assert "true 1:    1 as 1" in capsys.readouterr().out
     content = json.loads(scored.read_text())
     assert (content["ma_mae"], content["ma_mse"]) == (1.0, 2.0)
     assert content["classes"]["4"] == {"cases": 0, "mae": None, "mse": None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import write_json
 from nnunet_ext.registration import run
+from nnunet_ext.registration.command import settings_from
+from nnunet_ext.registration.settings import RegistrationSettings
 from nnunet_ext.registration.store import RegistrationStore
 
 NAME = "Dataset777_Blobs"
@@ -128,6 +131,16 @@ def test_settings_and_labelled_cases_have_their_own_folder(blobs, quick):
         of_fold.cases.labels("two")
 
 
+@pytest.mark.parametrize(
+    "changed", [{}, {"channel": 1}, {"scheme": "template", "scales": (0.9, 1.1), "selection": "cycle"}]
+)
+def test_the_flags_that_a_message_gives_open_the_same_store(changed):
+    settings = RegistrationSettings(**changed)
+    words = shlex.split(settings.flags())
+    assert words[:4] == ["--transform", settings.transform, "--scheme", settings.scheme]
+    assert settings_from(words[1], words[3], words[5:]) == settings
+
+
 def test_before_the_first_training_the_folds_are_the_trainers(nnunet_root, quick):
     names = [f"case{i}" for i in range(7)]
     folder = nnunet_root / "raw" / NAME
@@ -152,6 +165,15 @@ def test_best_of_equal_scores_is_the_one_that_fuse_takes(blobs, quick, monkeypat
     fused = sitk.GetArrayFromImage(store.propagated_label("three", fusion="best"))
     of = {q: sitk.GetArrayFromImage(store.cases.labels(q)) for q in LABELLED}
     assert [q for q in LABELLED if np.array_equal(of[q], fused)] == [store.best("three")]
+
+
+def test_through_a_template_its_own_labels_are_best_of_equals(blobs, quick, monkeypatch):
+    store = RegistrationStore.open(777, quick.model_copy(update={"scheme": "template"}))
+    equal = {"failure": None, "scores": {"similarity": 0.5}}
+    monkeypatch.setattr(RegistrationStore, "record", lambda self, q, case: equal)
+    for template in LABELLED:
+        monkeypatch.setattr(RegistrationStore, "template", lambda self, name=template: name)
+        assert store.best("three") == template
 
 
 def _runner(tmp_path: Path, body: str) -> list[str]:
@@ -208,6 +230,35 @@ def test_two_runs_at_once_share_the_work(blobs, tmp_path):
     outputs = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert sum(int(out) for out, _ in outputs) == 4  # every case once
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [([], "no file_ending"), ({"file_ending": ".nii.gz"}, "no channel_names")]
+)
+def test_a_dataset_json_that_is_none_is_told(blobs, nnunet_root, capsys, content, told):
+    write_json(nnunet_root / "raw" / NAME / "dataset.json", content)
+    with pytest.raises(SystemExit) as stop:
+        main(["register", "-d", "777"])
+    assert stop.value.code == 2
+    assert f"dataset.json: {told}, which every nnU-Net dataset needs" in capsys.readouterr().err
+
+
+def test_ignored_voxels_are_no_organ(blobs, nnunet_root):
+    folder = nnunet_root / "raw" / NAME
+    description = json.loads((folder / "dataset.json").read_text())
+    description["labels"]["ignore"] = 9
+    write_json(folder / "dataset.json", description)
+    file = folder / "labelsTr" / "one.nii.gz"
+    labels = sitk.ReadImage(str(file))
+    part = sitk.GetArrayFromImage(labels)
+    organ = part > 0
+    part[:, : part.shape[1] // 2][~organ[:, : part.shape[1] // 2]] = 9
+    changed = sitk.GetImageFromArray(part)
+    changed.CopyInformation(labels)
+    sitk.WriteImage(changed, str(file))
+    cases = RegistrationStore.open(777).cases
+    assert (sitk.GetArrayFromImage(cases.labels("one")) == 9).any()
+    assert np.array_equal(sitk.GetArrayFromImage(cases.organ("one")) > 0, organ)
 
 
 def test_unreadable_and_broken_scans_are_recorded(blobs, nnunet_root, quick, capsys):

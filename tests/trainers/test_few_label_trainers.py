@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from nnunet_ext.registration.pairwise import Registration
 from nnunet_ext.registration.store import RegistrationStore
 from nnunet_ext.training.cctr import CCTRSettings
 from nnunet_ext.training.split import split_cases
-from nnunet_ext.training.students import LogitMean
+from nnunet_ext.training.students import LogitMean, Output
 
 LABELLED, UNLABELLED = [f"case{i}" for i in range(6)], ["scan0", "scan1"]
 METHODS = ("MeanTeacher", "UAMT", "CPS", "CTS", "MCSC", "MCSCv2", "CCTR")
@@ -177,6 +179,80 @@ def test_every_term_of_the_thesis_ablation_can_be_switched_off(train, change_set
     assert all(row["loss"] != rows["full"]["loss"] for name, row in rows.items() if name != "full")
 
 
+def dice_cost(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """One minus the mean soft Dice over all classes, pixel by pixel over the whole batch."""
+    shares, classes = logits.softmax(1), range(logits.shape[1])
+    pixels = [(n, y, x) for n in range(len(labels)) for y in range(labels.shape[1]) for x in range(labels.shape[2])]
+    scores = []
+    for c in classes:
+        both = sum(shares[n, c, y, x].item() for n, y, x in pixels if labels[n, y, x] == c)
+        size = sum(shares[n, c, y, x].item() + (labels[n, y, x] == c).item() for n, y, x in pixels)
+        scores.append((2 * both + 1e-5) / (size + 1e-5))
+    return 1 - float(np.mean(scores))
+
+
+def test_objective_is_the_printed_sum(train, change_settings, registered):
+    """Eq. 6.6 on logits given by hand: one labelled image, then one registered and one that could not be."""
+    change_settings(CCTR={"contrast_weight": 0.0, "pseudo_weight": 2.0, "rsl_weight": 3.0})
+    trainer = train("nnUNetTrainerCCTR", stop=True)
+    trainer.initialize()
+    trainer.registered = SimpleNamespace(frames={"there": 0, "failed": -1})
+    trainer.iteration = trainer.updates  # the ramp is at its end
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 3, 3, 6, 5)
+    truth = torch.randint(0, 3, (1, 1, 6, 5))
+    carried = torch.randint(0, 4, (2, 1, 6, 5))  # 3 is the ignore label, which travels with the labelled case
+    batch = {"unlabelled_following_labels": carried, "unlabelled_keys": ["there", "failed"]}
+    loss, terms = trainer.objective((Output([first], []), Output([second], [])), [truth], 1, batch)
+
+    expected = 0.0
+    for own, other in ((first, second), (second, first)):
+        expected += trainer.full_loss(own[:1], truth).item()
+        expected += 2 * dice_cost(own[1:], other[1:].argmax(1))
+        known = carried[0, 0] < 3
+        pixels, labels = own[1][:, known][None, ..., None], carried[0, 0][known][None, :, None]
+        cross_entropy = -pixels.log_softmax(1).gather(1, labels[:, None]).mean().item()
+        expected += 3 * (cross_entropy + dice_cost(pixels, labels))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert terms["registered_weight"] == 3.0
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.0, 1e-3), (1e-3, 0.0)])
+def test_a_contrast_switched_on_or_off_since_the_checkpoint_is_named(train, change_settings, capsys, before, after):
+    change_settings(MCSC={"contrast_weight": before}, schedule={"epochs": 1})
+    done = Path(train("nnUNetTrainerMCSC").output_folder)
+    (done / "checkpoint_final.pth").rename(done / "checkpoint_latest.pth")
+    change_settings(MCSC={"contrast_weight": after})
+    with pytest.raises(SystemExit) as stop:
+        train("nnUNetTrainerMCSC", resume=True)
+    assert stop.value.code == 2
+    told = "MCSC.contrast_weight switched off" if after else "its optimiser does not fit"
+    assert told in capsys.readouterr().err
+
+
+def test_the_labelled_half_of_two_patches_sees_foreground_too(train, change_settings):
+    """nnU-Net's rule, a whole number of a batch's patches, would leave the one labelled patch of 3D's two without."""
+    trainer = train("nnUNetTrainerCTS", "3d_fullres", stop=True)
+    trainer.initialize()
+    assert trainer.batch_size == 2
+    streams = trainer.training_batches(trainer.cases(), trainer.augmentation())
+    np.random.seed(0)
+    forced = sum(streams.labelled.get_do_oversample(0) for _ in range(300)) / 300
+    assert forced == pytest.approx(trainer.oversample_foreground_percent, abs=0.1)
+    assert not any(streams.unlabelled.get_do_oversample(0) for _ in range(50))
+
+
+def test_scans_that_are_turned_when_read_are_refused(train, tiny, registered, capsys):
+    plans = tiny / "preprocessed" / "Dataset901_Tiny" / "nnUNetPlans.json"
+    content = json.loads(plans.read_text())
+    content["image_reader_writer"] = "SimpleITKIOWithReorient"
+    plans.write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as stop:
+        train("nnUNetTrainerCCTR")
+    assert stop.value.code == 2
+    assert "image_reader_writer SimpleITKIOWithReorient turns the scans" in capsys.readouterr().err
+
+
 def test_what_is_logged(train, change_settings):
     row = terms_after(train, change_settings, "MCSCv2")
     named = {"supervised_first", "supervised_second", "pseudo_first", "pseudo_second", "contrast"}
@@ -213,8 +289,6 @@ def test_learning_rates_follow_the_kind_of_student(train, change_settings):
 
 
 def test_a_dataset_without_unlabelled_cases_is_refused(train, tiny, capsys):
-    import json
-
     file = tiny / "preprocessed" / "Dataset901_Tiny" / "dataset.json"
     content = json.loads(file.read_text())
     content["nnunet_ext"]["unlabelled"] = []

@@ -21,10 +21,7 @@ from nnunet_ext.training.streams import (
     ImagesOnly,
     Patches,
     TwoStreams,
-    coordinates,
     halves,
-    in_domain,
-    strong_intensity,
     without_benchmarks,
 )
 
@@ -67,6 +64,15 @@ def dataset(request, tmp_path: Path):
         sizes = {} if request.param is nnUNetDatasetNumpy else {"chunks": (1, *SHAPE), "blocks": (1, *SHAPE)}
         request.param.save_case(image, segmentation, {"class_locations": locations}, str(tmp_path / case), **sizes)
     return request.param(str(tmp_path))
+
+
+def coordinates(identifier, shape):
+    """Where in the preprocessed volume each pixel of a patch comes from: voxel indices z, y, x and a mask of ones."""
+    axes = [
+        np.broadcast_to(np.arange(n, dtype=np.float32).reshape([-1 if a == i else 1 for a in range(len(shape))]), shape)
+        for i, n in enumerate(shape)
+    ]
+    return [*axes, np.broadcast_to(np.float32(1), shape)], []
 
 
 def patches(dataset, patch_size=(16, 16), batch_size=3, transforms=None, **kwargs) -> Patches:
@@ -178,44 +184,16 @@ def test_two_streams(dataset):
     assert batch["target"].shape == (2, 1, 16, 16)
     assert batch["unlabelled"].shape == (5, 1, 16, 16)
     assert batch["unlabelled_regression_target"].shape == (5, 4, 16, 16)
-    assert "unlabelled_strong" not in batch
     assert batch["unlabelled"].max() > 5000 > batch["data"].max()
-
-
-class Recolour(BasicTransform):
-    def apply(self, data_dict, **params):
-        data_dict["image"] *= -2
-        return data_dict
-
-
-def test_strong_view_is_aligned_and_leaves_the_weak_one_alone(dataset):
-    labelled, unlabelled = patches(dataset), patches(ImagesOnly(dataset))
-    plain = first(TwoStreams(labelled, unlabelled))
-    batch = first(TwoStreams(labelled, unlabelled, strong=Recolour()))
-    assert torch.equal(batch["unlabelled"], plain["unlabelled"])
-    assert torch.equal(batch["unlabelled_strong"], -2 * batch["unlabelled"])
-
-
-def test_strong_intensity_keeps_edges_where_they_are():
-    image = torch.zeros(1, 32, 32)
-    image[:, :, 16:] = 1
-    changed = 0
-    for seed in range(8):
-        torch.manual_seed(seed), np.random.seed(seed)
-        strong = strong_intensity()(image=image.clone())["image"]
-        assert (strong[:, :, 22:].mean() - strong[:, :, :10].mean()) > 0.2
-        changed += not torch.equal(strong, image)
-    assert changed >= 7
 
 
 def test_streams_can_be_sent_to_spawned_workers(dataset):
     streams = TwoStreams(
         patches(dataset, transforms=nnunet_augmentation((16, 16))),
         patches(ImagesOnly(dataset), following=coordinates),
-        strong_intensity(),
     )
     again = pickle.loads(pickle.dumps(streams))
-    assert torch.equal(first(streams)["unlabelled_strong"], first(again)["unlabelled_strong"])
+    assert torch.equal(first(streams)["unlabelled"], first(again)["unlabelled"])
 
 
 def test_timed_choices_are_switched_off_everywhere():
@@ -226,13 +204,6 @@ def test_timed_choices_are_switched_off_everywhere():
 
 def test_halves():
     assert [halves(n) for n in (1, 2, 7, 8)] == [(1, 1), (1, 1), (3, 4), (4, 4)]
-
-
-def test_domains():
-    domains = {"a": "cine", "b": "LGE", "c": "LGE"}
-    assert in_domain(["a", "b", "x"], domains, "LGE") == ["b"]
-    with pytest.raises(InputError, match=r"domain CT: .*\(LGE, cine\)"):
-        in_domain(["a", "b", "x"], domains, "CT")
 
 
 def test_no_case_to_draw_from(dataset):

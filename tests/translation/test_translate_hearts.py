@@ -331,11 +331,19 @@ def test_bad_fit_input(hearts, arguments, message):
         fit(*arguments)
 
 
+@pytest.mark.parametrize("orientation", ["LLL", "LRS", "XYZ"])
+def test_an_orientation_that_is_none_is_refused(hearts, orientation):
+    with pytest.raises(InputError, match="orientation"):
+        fit("901", "902", "cut", overrides=(f"orientation={orientation}",))
+
+
 def test_bad_apply_input(hearts, tmp_path):
     with pytest.raises(InputError, match="--target is needed"):
         apply("901", "cut", "903")
     with pytest.raises(InputError, match="holds no translation method"):
         apply("901", str(tmp_path), "903")
+    with pytest.raises(InputError, match=r"--views cyclgan: neither a method \(.*cyclegan.*\) nor the folder"):
+        apply("901", "cyclgan", "903", target="902")
     with pytest.raises(InputError, match="names nothing"):
         apply("901", ",", "903")
     folder = tiny()

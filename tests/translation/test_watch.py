@@ -7,6 +7,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from nnunet_ext.errors import StageError
 from translation.sampling import Batch
 from translation.watch import PATIENCE, Board, Watch, image_grid, spread
 
@@ -39,7 +40,7 @@ def test_collapse_is_told():
 
 
 def test_nan_stops_the_fit():
-    with pytest.raises(RuntimeError, match="cycle is nan"):
+    with pytest.raises(StageError, match="cycle is nan"):
         Watch().check(3, FINE | {"cycle": float("nan")})
 
 

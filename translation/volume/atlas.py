@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import SimpleITK as sitk
 
-from nnunet_ext.errors import InputError
+from nnunet_ext.errors import InputError, reason
 
 
 def register_affine(scan: sitk.Image, atlas: sitk.Image, *, same_modality: bool, seed: int = 0) -> sitk.AffineTransform:
@@ -47,8 +47,9 @@ def register_affine(scan: sitk.Image, atlas: sitk.Image, *, same_modality: bool,
         method.SetInitialTransform(affine, inPlace=True)
         method.Execute(fixed, moving)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"atlas: affine registration failed ({reason}), a scan that overlaps it is needed") from None
+        raise InputError(
+            f"atlas: affine registration failed ({reason(error)}), a scan that overlaps it is needed"
+        ) from None
     finally:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     return affine

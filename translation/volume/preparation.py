@@ -1,4 +1,4 @@
-"""The recorded preparation of scans: what `fit` found out and `apply` and inference repeat."""
+"""The recorded preparation of scans: what `fit` found out and `apply` repeats."""
 
 from __future__ import annotations
 
