@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tables import BENCHMARKS, HEAD, add_only, figures, fill_table, picked
+from tables import BENCHMARKS, HEAD, add_only, figures, fill_table, last_terms, picked, scored, set_words
 
 from nnunet_ext.evaluation.result import MEAN
 from nnunet_ext.files import read_json, write_json
@@ -90,8 +90,9 @@ def prepare(space: Workspace, arguments: argparse.Namespace) -> None:
     space.once("target", "nnunet_ext", "dataset", "mscmr", arguments.mscmr, "-d", MSCMR)
     space.once("merge", "nnunet_ext", "dataset", "merge", "-d", MERGED, "--source", ACDC, "--target", MSCMR)
     space.once("plan", "nnUNetv2_plan_and_preprocess", "-d", MERGED, "-c", "2d", "-np", 2, "-npfp", 2)
-    assignments = [word for setting in arguments.set for word in ("--set", setting)]
-    space.once("configure", "nnunet_ext", "configure", "-d", MERGED, "-c", "2d", "--preset", "cpu", *assignments)
+    space.once(
+        "configure", "nnunet_ext", "configure", "-d", MERGED, "-c", "2d", "--preset", "cpu", *set_words(arguments.set)
+    )
 
 
 def plans_name(title: str) -> str:
@@ -125,15 +126,8 @@ def measure(space: Workspace, device: str, title: str, method: str, settings: di
     scores = space.root / f"{plans}.json"
     truth = space.root / "raw" / DATASET / "labelsTr"
     space.run("nnunet_ext", "evaluate", found, truth, "--partial", "--json", scores)
-    (result,) = read_json(scores)["methods"].values()
-    means = {
-        metric: {structure: figures[metric]["mean"] for structure, figures in result["summary"].items()}
-        for metric in ("dice", "hd95", "assd")
-    }
-    terms = (found.parent / "terms.csv").read_text(encoding="utf-8").splitlines()
-    last = dict(zip(terms[0].split(","), terms[-1].split(","), strict=True))
-    run = {"minutes": minutes, "resumed": resumed, "terms": last}
-    return {**means, "title": title, "method": method, "settings": settings, **run}
+    run = {"minutes": minutes, "resumed": resumed, "terms": last_terms(found.parent)}
+    return {**scored(scores), "title": title, "method": method, "settings": settings, **run}
 
 
 def show(rows: list[dict[str, Any]]) -> None:

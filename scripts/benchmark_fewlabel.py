@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tables import BENCHMARKS, add_only, fill_table, picked
+from tables import BENCHMARKS, add_only, fill_table, last_terms, picked, processor_seconds, scored, set_words
 
 from nnunet_ext.evaluation.result import MEAN
 from nnunet_ext.files import read_json, write_json
@@ -104,30 +104,26 @@ def measure(space: Workspace, arguments: argparse.Namespace, task: Task, method:
     trainer = f"nnUNetTrainer{method}"
     fold = space.root / "results" / task.dataset / f"{trainer}__{plans}__2d" / "fold_0"
     resumed = any(fold.glob("checkpoint_*.pth"))
-    start = time.monotonic()
+    start, processor = time.monotonic(), processor_seconds()
     space.run(
         "nnUNetv2_train", task.number, "2d", 0, "-tr", trainer, "-p", plans, "-device", arguments.device,
         *(["--c"] if resumed else []),
     )  # fmt: skip
-    minutes = (time.monotonic() - start) / 60
+    minutes, processor_minutes = (time.monotonic() - start) / 60, (processor_seconds() - processor) / 60
     scores = space.root / f"{task.name}-{method}-{seed}.json"
     subjects = ("--subject-pattern", task.subjects) if task.subjects else ()
     truth = space.root / "raw" / task.dataset / "labelsTr"
     space.run("nnunet_ext", "evaluate", fold / "validation", truth, "--partial", *subjects, "--json", scores)
-    (result,) = read_json(scores)["methods"].values()
-    means = {
-        metric: {structure: figures[metric]["mean"] for structure, figures in result["summary"].items()}
-        for metric in ("dice", "hd95")
-    }
     return {
-        **means,
+        **scored(scores),
         "task": task.name,
         "method": method if task.key is not None else FULL,
         "seed": seed,
         "minutes": minutes,
+        "processor_minutes": processor_minutes,
         "registration_minutes": registration,
         "resumed": resumed,
-        "terms": (fold / "terms.csv").read_text(encoding="utf-8").splitlines()[-1:],
+        "terms": last_terms(fold),
     }
 
 
@@ -139,10 +135,9 @@ def prepare(space: Workspace, arguments: argparse.Namespace, task: Task) -> None
     dataset = ("nnunet_ext", "dataset", kind, source, "-d", task.dataset, *labels, *labelled, "--split", split)
     space.once(f"{task.name}-dataset", *dataset)
     space.once(f"{task.name}-plan", "nnUNetv2_plan_and_preprocess", "-d", task.number, "-c", "2d", "-np", 2, "-npfp", 2)
-    assignments = [word for setting in arguments.set for word in ("--set", setting)]
     space.once(
         f"{task.name}-configure", "nnunet_ext", "configure", "-d", task.number, "-c", "2d", "--preset", "cpu",
-        *assignments,
+        *set_words(arguments.set),
     )  # fmt: skip
 
 

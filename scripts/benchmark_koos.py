@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,7 @@ import SimpleITK as sitk
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tables import BENCHMARKS, fill_table
+from tables import BENCHMARKS, fill_table, processor_seconds
 
 from nnunet_ext.data.dataset import Case, write_dataset
 from nnunet_ext.data.tumour_phantoms import GRADES, LABELS, write_tumours
@@ -162,13 +161,13 @@ def measure(space: Workspace, name: str, dataset: int, encoder: str, flags: list
     names = {p.name.removesuffix("_0000.nii.gz") for p in (space.root / "raw").glob(f"Dataset{dataset}_*/imagesTr/*")}
     known = {c: g for c, g in read_grades(space.root / "train.csv", GRADES).items() if c in names}
     write_csv(known, grades)
-    start, processor = time.monotonic(), _processor_seconds()
+    start, processor = time.monotonic(), processor_seconds()
     space.run(
         "nnunet_ext", "koos", "fit", "-d", dataset, "-g", grades, "-o", model, "--encoder", encoder, "--tumour", "VS",
         "--preset", "cpu", "--device", device, *flags,
     )  # fmt: skip
     # On a machine that does other work too, the processor's time is the figure to compare.
-    minutes, processor_minutes = (time.monotonic() - start) / 60, (_processor_seconds() - processor) / 60
+    minutes, processor_minutes = (time.monotonic() - start) / 60, (processor_seconds() - processor) / 60
     test, predictions = space.root / "test", model / "test.csv"
     space.run(
         "nnunet_ext", "koos", "predict", "-i", test / "images", "--masks", test / "labels", "-m", model, "-o",
@@ -181,11 +180,6 @@ def measure(space: Workspace, name: str, dataset: int, encoder: str, flags: list
 def score_persons(predicted: dict[str, int], truth: dict[str, int]) -> Scores:
     """Scores whose interval resamples persons: both scans of one are `<modality>_<person>`."""
     return score(predicted, truth, GRADES, subjects={case: case.split("_")[1] for case in truth})
-
-
-def _processor_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

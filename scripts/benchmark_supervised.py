@@ -9,17 +9,15 @@ All training patients of `split.json` are labelled; `val` is only scored. Rows t
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tables import BENCHMARKS, fill_table
+from tables import BENCHMARKS, fill_table, processor_seconds, scored
 
 from nnunet_ext.evaluation.result import MEAN
-from nnunet_ext.files import read_json
 from nnunet_ext.workspace import Workspace
 
 DATASET = "Dataset027_ACDC"
@@ -53,27 +51,16 @@ def measure(space: Workspace, trainer: str, device: str) -> dict[str, Any]:
     """Train one trainer on fold 0 and score its validation predictions."""
     fold = space.root / "results" / DATASET / f"{trainer}__nnUNetPlans__2d" / "fold_0"
     resumed = any(fold.glob("checkpoint_*.pth"))
-    start, processor = time.monotonic(), _processor_seconds()
+    start, processor = time.monotonic(), processor_seconds()
     space.run("nnUNetv2_train", 27, "2d", 0, "-tr", trainer, "-device", device, *(["--c"] if resumed else []))
-    # On a machine that does other work too, the processor's time is the figure to compare.
-    minutes, processor_minutes = (time.monotonic() - start) / 60, (_processor_seconds() - processor) / 60
+    minutes, processor_minutes = (time.monotonic() - start) / 60, (processor_seconds() - processor) / 60
     truth, scores = space.root / "raw" / DATASET / "labelsTr", space.root / f"{trainer}.json"
     report = scores.with_suffix(".html")
     space.run(
         "nnunet_ext", "evaluate", fold / "validation", truth, "--partial", "--subject-pattern", "patient[0-9]+",
         "--json", scores, "--report", report,
     )  # fmt: skip
-    (method,) = read_json(scores)["methods"].values()
-    means = {
-        metric: {structure: figures[metric]["mean"] for structure, figures in method["summary"].items()}
-        for metric in ("dice", "hd95", "assd")
-    }
-    return {**means, "seed": 0, "minutes": minutes, "processor_minutes": processor_minutes, "resumed": resumed}
-
-
-def _processor_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return {**scored(scores), "seed": 0, "minutes": minutes, "processor_minutes": processor_minutes, "resumed": resumed}
 
 
 if __name__ == "__main__":

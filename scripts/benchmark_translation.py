@@ -11,7 +11,6 @@ again, and unfinished steps continue.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from matplotlib.figure import Figure
-from tables import BENCHMARKS, HEAD, add_only, figures, fill_table, picked
+from tables import BENCHMARKS, HEAD, add_only, figures, fill_table, picked, scored, set_words
 
 from nnunet_ext.files import atomic_path, read_json, write_json
 from nnunet_ext.workspace import Workspace
@@ -58,11 +57,6 @@ def main() -> None:
         print(f"| {row['name']} | {figures(row)} | {sum(row['minutes'].values()):.0f} |")
     # Not among the rows: scans of these datasets must not get into the repository, not even as a picture.
     montage(space, space.root / "montage.png")
-
-
-def set_words(assignments: list[str]) -> list[str]:
-    """`--set` before each assignment."""
-    return [word for assignment in assignments for word in ("--set", assignment)]
 
 
 def prepare(space: Workspace, acdc: Path, lge: Path) -> None:
@@ -150,11 +144,7 @@ def score(space: Workspace, dataset: str, device: str) -> dict[str, Any]:
               model_folder(space, dataset), "-f", FOLD, "--device", device)  # fmt: skip
     labels = [word for name, value in (("RV", 1), ("MYO", 2), ("LV", 3)) for word in ("--label", f"{name}={value}")]
     space.run("nnunet_ext", "evaluate", masks, space.root / "val" / "labels", *labels, "--json", scores)
-    (method,) = json.loads(scores.read_text())["methods"].values()
-    return {
-        metric: {structure: figures[metric]["mean"] for structure, figures in method["summary"].items()}
-        for metric in ("dice", "hd95", "assd")
-    }
+    return scored(scores)
 
 
 def model_folder(space: Workspace, dataset: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -67,6 +68,32 @@ def figures(row: Mapping[str, Any]) -> str:
         mean, *each = (f"{scale * values[name]:.{digits}f}" for name in (MEAN, *STRUCTURES))
         cells.append(f"{mean} ({' / '.join(each)})")
     return " | ".join(cells)
+
+
+def scored(file: Path) -> dict[str, dict[str, float]]:
+    """Metric -> structure -> mean, of the one method in what `nnunet_ext evaluate --json` wrote."""
+    (method,) = read_json(file)["methods"].values()
+    return {
+        metric: {structure: of[metric]["mean"] for structure, of in method["summary"].items()}
+        for metric in ("dice", "hd95", "assd")
+    }
+
+
+def last_terms(fold: Path) -> dict[str, str]:
+    """The last epoch's row of a training's `terms.csv`."""
+    names, *_, last = (line.split(",") for line in (fold / "terms.csv").read_text(encoding="utf-8").splitlines())
+    return dict(zip(names, last, strict=True))
+
+
+def set_words(assignments: Sequence[str]) -> list[str]:
+    """What hands settings on to a command."""
+    return ["--set", *assignments] if assignments else []
+
+
+def processor_seconds() -> float:
+    """Processor time of the commands so far: on a machine that does other work too, the figure to compare."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def machine() -> str:
