@@ -29,23 +29,29 @@ class Frame:
         axes: image axis behind each frame axis; the stack axis comes last.
         flips: whether that axis runs backwards.
         to_patient: 4x4, frame mm -> patient mm (LPS).
+        stack: whether the volume is one of thick slices.
     """
 
     axes: tuple[int, ...]
     flips: tuple[bool, ...]
     to_patient: Matrix
+    stack: bool
 
     @classmethod
     def of(cls, image: sitk.Image, like: Frame | None = None) -> Frame:
-        """The frame of `image` whose axes are nearest to those of `like`, or to the patient's without it."""
+        """The frame of `image` whose axes are nearest to those of `like`, or to the patient's without it.
+
+        Two stacks meet at their slice axes, however far they are turned.
+        """
         direction = np.array(image.GetDirection()).reshape(3, 3)
         target = np.eye(3) if like is None else like.to_patient[:3, :3]
         spacing = np.array(image.GetSpacing())
-        stack = int(np.argmax(spacing)) if spacing.max() >= STACK_RATIO * np.median(spacing) else None
+        stack = bool(spacing.max() >= STACK_RATIO * np.median(spacing))
+        last = int(np.argmax(spacing)) if stack and (like is None or like.stack) else None
         best = -np.inf
         chosen: tuple[tuple[int, ...], tuple[int, ...], Matrix] | None = None
         for axes in permutations(range(3)):
-            if stack is not None and axes[2] != stack:
+            if last is not None and axes[2] != last:
                 continue
             for signs in product((1, -1), repeat=3):
                 basis: Matrix = direction[:, axes] * signs
@@ -57,7 +63,7 @@ class Frame:
         to_patient = np.eye(4)
         to_patient[:3, :3] = basis
         to_patient[:3, 3] = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
-        return cls(axes, tuple(s < 0 for s in signs), to_patient)
+        return cls(axes, tuple(s < 0 for s in signs), to_patient, stack)
 
     def view(self, image: sitk.Image) -> sitk.Image:
         """`image` (on the grid that this frame was made of) with identity direction and its centre at 0."""

@@ -168,3 +168,13 @@ def test_a_frame_keeps_physical_places():
     assert point[:3] == pytest.approx(image.TransformIndexToPhysicalPoint((1, 5, 2)), abs=1e-9)
     assert view.GetSpacing()[2] == 6.0
     assert np.linalg.det(frame.to_patient[:3, :3]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("spacing", "axis"), [((1.0, 1.0, 1.0), 1), ((1.0, 1.0, 6.0), 2)])
+def test_a_coronal_stack_beside_a_volume_and_beside_an_axial_stack(spacing, axis):
+    """Beside thin slices in all directions it stays as it lies; beside another stack the slice axes meet."""
+    fixed, coronal = sitk.Image([20, 20, 20], sitk.sitkFloat32), sitk.Image([20, 6, 20], sitk.sitkFloat32)
+    fixed.SetSpacing(spacing)
+    coronal.SetSpacing((1.0, 6.0, 1.0))
+    frame = Frame.of(coronal, Frame.of(fixed))
+    assert frame.axes.index(1) == axis
