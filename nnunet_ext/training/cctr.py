@@ -69,17 +69,20 @@ class CCTRTrainer(CrossTeachingTrainer):
         name = f"{store.root.name}-{choice}" + (f"-{seed}" if choice == "random" else "")
         images = self._dataset(cases.labelled + cases.unlabelled)
 
-        def preprocessed(case: str) -> tuple[tuple[int, ...], dict[str, Any]]:
-            # Only the shape of the image and how it was cropped: no label file is opened.
-            image, _, _, _ = ImagesOnly(images).load_case(case)
-            return tuple(image.shape[1:]), load_pickle(f"{self.preprocessed_dataset_folder}/{case}.pkl")
+        def shape(case: str) -> tuple[int, ...]:
+            # No label file is opened.
+            return tuple(ImagesOnly(images).load_case(case)[0].shape[1:])
+
+        def properties(case: str) -> dict[str, Any]:
+            return load_pickle(f"{self.preprocessed_dataset_folder}/{case}.pkl")
 
         def make() -> RegisteredCases:
             return RegisteredCases(
                 base / "registered" / f"{self.configuration_manager.data_identifier}-{name}",
                 cases.labelled + cases.unlabelled,
                 from_store(store, choice, seed, self.fold),
-                preprocessed,
+                shape,
+                properties,
                 self.plans_manager.transpose_forward,
             )
 

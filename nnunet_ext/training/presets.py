@@ -11,7 +11,8 @@ FEATURES = (16, 32, 64, 128, 128)
 BATCH_SIZE = {2: 8, 3: 2}
 PATCH_SIZE = {2: 128, 3: 64}
 # The papers' weights are for tens of thousands of updates and are reached when the learning rate is zero. In 2,000 they
-# never act: over the training w_cps has a mean of 0.02 and its gradient is 0.5 % of the labels', the contrast's 0.07 %.
+# never act: weighted by the learning rate w_cps has a mean of 0.02; then its gradient is 0.5 % of the labels', the
+# contrast's 0.07 % (BENCHMARKS.md).
 UNLABELLED: dict[str, Any] = {"ramp": 0.5}
 # From scratch a Transformer hardly learns at the thesis' 1e-4, and Swin-Unet stays 30 points of Dice behind CS-Unet
 # (BENCHMARKS.md), too far to teach the network of the plans.

@@ -20,6 +20,7 @@ from nnunet_ext.registration.fusion import propagate
 from nnunet_ext.registration.store import RegistrationStore
 
 Choice = Literal["best", "random", "fused"]
+INDEX = "cases.json"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class RegisteredCases:
         folder: where they are kept; whole or not there. Another one is needed for other registrations.
         cases: the cases to keep.
         load: gives what registration says of a case; None where it has nothing.
-        preprocessed: (shape, properties) of a case's preprocessed image.
+        shape: of a case's preprocessed image, without channels.
+        properties: nnU-Net's, of a preprocessed case; only asked for when they are written.
         transpose: `transpose_forward` of the plans.
     """
 
@@ -125,16 +127,17 @@ class RegisteredCases:
         folder: Path,
         cases: Sequence[str],
         load: Callable[[str], Registered | None],
-        preprocessed: Callable[[str], tuple[tuple[int, ...], Mapping[str, Any]]],
+        shape: Callable[[str], tuple[int, ...]],
+        properties: Callable[[str], Mapping[str, Any]],
         transpose: Sequence[int],
     ) -> None:
         self.folder = folder
-        index = folder / "frames.json"
+        index = folder / INDEX
         stored = read_json(index) if index.is_file() else {}
         # Preprocessing again with another spacing changes the shapes.
-        shapes = {case: list(preprocessed(case)[0]) for case in cases}
+        shapes = {case: list(shape(case)) for case in cases}
         if {case: known["shape"] for case, known in stored.items()} != shapes:
-            stored = self._write(cases, load, preprocessed, transpose)
+            stored = self._write(shapes, load, properties, transpose)
         frames = {case: known["frame"] for case, known in stored.items()}
         names = sorted({frame for frame in frames.values() if frame is not None})
         self.frames = {case: -1 if frame is None else names.index(frame) for case, frame in frames.items()}
@@ -142,29 +145,28 @@ class RegisteredCases:
 
     def _write(
         self,
-        cases: Sequence[str],
+        shapes: Mapping[str, list[int]],
         load: Callable[[str], Registered | None],
-        preprocessed: Callable[[str], tuple[tuple[int, ...], Mapping[str, Any]]],
+        properties: Callable[[str], Mapping[str, Any]],
         transpose: Sequence[int],
     ) -> dict[str, dict[str, Any]]:
-        frames: dict[str, dict[str, Any]] = {}
+        kept: dict[str, dict[str, Any]] = {}
         with atomic_folder(self.folder) as partial:
-            for case in progress(cases, "registered labels onto the training grid"):
-                shape, properties = preprocessed(case)
-                registered = load(case)
-                frames[case] = {"frame": None if registered is None else registered.frame, "shape": list(shape)}
+            for case in progress(list(shapes), "registered labels onto the training grid"):
+                shape, registered = shapes[case], load(case)
+                kept[case] = {"frame": None if registered is None else registered.frame, "shape": shape}
                 # Signed: cropping marks what lies outside a volume with -1.
                 position, label = np.zeros((3, *shape), np.float32), np.zeros(shape, np.int16)
                 if registered is not None:
-                    place = registered.position.astype(np.float32)
-                    position = to_preprocessed(place, properties, shape, transpose, linear=True)
+                    place, cropped = registered.position.astype(np.float32), properties(case)
+                    position = to_preprocessed(place, cropped, shape, transpose, linear=True)
                     if registered.label is not None:
                         carried = registered.label.astype(np.int16)[None]
-                        label = to_preprocessed(carried, properties, shape, transpose, linear=False)[0]
+                        label = to_preprocessed(carried, cropped, shape, transpose, linear=False)[0]
                 np.save(partial / f"{case}_position.npy", position)
                 np.save(partial / f"{case}_label.npy", label)
-            write_json(partial / "frames.json", frames)
-        return frames
+            write_json(partial / INDEX, kept)
+        return kept
 
     def __call__(self, case: str, shape: tuple[int, ...]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """What follows a case's image through augmentation.

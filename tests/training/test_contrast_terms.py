@@ -253,3 +253,19 @@ def test_mixed_precision(kind, settings):
     half.backward()
     assert half.dtype == torch.float32
     assert half.item() == pytest.approx(full.item(), rel=0.1)
+
+
+def test_drawn_patches_estimate_all_pixels_where_the_students_disagree():
+    """Of class 1 one student sees a few pixels and the other most: each pixel must still count like any other."""
+    torch.manual_seed(0)
+    labels = (torch.zeros((1, *SIZE), dtype=torch.long), torch.zeros((1, *SIZE), dtype=torch.long))
+    labels[0][:, :2, :10] = 1
+    labels[1][:, :18] = 1
+    maps = tuple(F.one_hot(y, CLASSES).movedim(-1, 1) + shift + 0.5 * torch.randn(1, CLASSES, *SIZE)
+                 for y, shift in zip(labels, (0.0, 0.7), strict=True))  # fmt: skip
+    given = Pixels([maps], maps, labels, torch.tensor([True]), {})
+
+    def loss(n: int) -> float:
+        return term(PatchContrast, PatchSettings(patches=(24,), groups=1, pixels=n))(given, 0.5)[0].item()
+
+    assert sum(loss(200) for _ in range(30)) / 30 == pytest.approx(loss(2 * SIZE[0] * SIZE[1]), rel=0.03)

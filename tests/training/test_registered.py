@@ -80,9 +80,12 @@ def test_kept_on_disk_once(tmp_path):
         return Registered("far" if case == "c" else "near", position, np.full((4, 5, 6), 2, np.uint8))
 
     def shape(case: str):
-        return (4, 5, 6), {"bbox_used_for_cropping": [[0, 4], [0, 5], [0, 6]]}
+        return (4, 5, 6)
 
-    arguments = (["a", "c", "failed"], load, shape, [0, 1, 2])
+    def properties(case: str):
+        return {"bbox_used_for_cropping": [[0, 4], [0, 5], [0, 6]]}
+
+    arguments = (["a", "c", "failed"], load, shape, properties, [0, 1, 2])
     first = RegisteredCases(tmp_path / "kept", *arguments)
     assert asked == ["a", "c", "failed"]
     again = RegisteredCases(tmp_path / "kept", *arguments)
@@ -95,3 +98,7 @@ def test_kept_on_disk_once(tmp_path):
     assert not np.any(again("failed", (4, 5, 6))[1][0])
     RegisteredCases(tmp_path / "kept", ["a"], *arguments[1:])
     assert len(asked) == 4
+    # The dataset was preprocessed again, to another spacing.
+    finer = RegisteredCases(tmp_path / "kept", ["a"], load, lambda case: (4, 10, 12), *arguments[3:])
+    assert len(asked) == 5
+    assert finer("a", (4, 10, 12))[1][0].shape == (4, 10, 12)
