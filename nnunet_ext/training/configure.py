@@ -44,6 +44,8 @@ def configure(
             then been written.
     """
     target = preprocessed_root() / dataset_name(dataset) / f"{plans}.json"
+    if not target.is_file():
+        raise InputError(f"{target}: no such file, the dataset has to be planned first (nnUNetv2_plan_and_preprocess)")
     content = read_json(target)
     known = content.get("configurations", {}) if isinstance(content, dict) else {}
     if configuration not in known:
