@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from nnunet_ext.ranks import average_gradients
 from translation.settings import TranslationSettings
 
 
@@ -60,7 +60,7 @@ class Optimisers:
         optimiser = self.optimisers[name]
         optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        _average_gradients(self._parameters(name))
+        average_gradients(self._parameters(name))
         self.scaler.step(optimiser)
 
     def end_step(self) -> None:
@@ -94,14 +94,3 @@ def linear_decay(epoch: int, epochs: int, constant: float) -> float:
     """1 for the first `constant` part of the epochs, then linear to 0, which the epoch after the last would have."""
     start = constant * epochs
     return 1.0 if epoch <= start else max(0.0, (epochs - epoch) / (epochs - start))
-
-
-def _average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    if not (dist.is_available() and dist.is_initialized()):
-        return
-    with_gradient = [p for p in parameters if p.grad is not None]
-    flat = torch.cat([p.grad.flatten() for p in with_gradient if p.grad is not None])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for parameter, part in zip(with_gradient, flat.split([p.numel() for p in with_gradient]), strict=True):
-        parameter.grad = part.view_as(parameter)

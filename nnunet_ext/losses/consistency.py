@@ -92,19 +92,14 @@ def consistency_loss(probabilities: Tensor, target: Tensor, mask: Tensor | None 
     return (distance * mask).sum() / mask.sum().clamp_min(1)
 
 
-def trusted_mask(mean_probabilities: Tensor, progress: float, start: float = 0.75) -> Tensor:
-    """UA-MT's mask (Yu et al., MICCAI 2019): entropy of the mean prediction below a threshold that rises.
-
-    The threshold is `start` of the largest possible entropy, log K, at the first update and all of it at the last;
-    between them it follows the same Gaussian ramp as the weight.
+def trusted_mask(mean_probabilities: Tensor, share: float) -> Tensor:
+    """UA-MT's mask (Yu et al., MICCAI 2019): where the entropy of the mean prediction is below a threshold.
 
     Args:
         mean_probabilities: (B, K, *S), the mean over several noisy passes of the teacher.
-        progress: 0 at the first update, 1 at the last.
+        share: the threshold as a part of the largest possible entropy, log K.
 
     Returns:
         (B, *S), true where the teacher is trusted.
     """
-    ramp = math.exp(-5 * (1 - min(max(progress, 0.0), 1.0)) ** 2)
-    threshold = (start + (1 - start) * ramp) * math.log(mean_probabilities.shape[1])
-    return entropy(mean_probabilities, dim=1) < threshold
+    return entropy(mean_probabilities, dim=1) < share * math.log(mean_probabilities.shape[1])

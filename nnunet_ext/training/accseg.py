@@ -166,7 +166,7 @@ class AccSegTrainer(AdaptationTrainer):
                     terms[name] = term()
                     loss = loss + weight * terms[name]
         self.translator.set_rate(self.rate_factor)
-        self.update(loss, [self.network, generator], self.translator.average, [self.translator.optimizer])
+        self.update(loss, [self.network, generator], [self.translator.networks], [self.translator.optimizer])
         if self.judge is not None:
             terms["discriminator"] = self.teach_judge(scans, fake.detach())
         self._shown = source[:4], fake[:4].detach(), scans[:4]

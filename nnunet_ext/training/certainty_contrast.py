@@ -34,12 +34,18 @@ class CertaintySettings(ContrastSettings):
     pool: int = Field(4096, ge=2, description="pixels drawn and projected in a step and scale, from both students")
     anchors: int = Field(1000, ge=1, description="anchors of a class in a step and scale")
     negatives: int = Field(500, ge=1, description="negatives of a class in a step and scale")
-    bank: int = Field(60_000, ge=1, description="features remembered as negatives per class and scale")
+    bank: int = Field(8192, ge=1, description="features remembered as negatives per class and scale")
     bank_share: float = Field(0.25, gt=0, le=1, description="t_b, largest share of a bank renewed in a step")
 
 
 class CertaintyContrast(Contrast):
     """Certainty-guided cross contrast (eqs. 5.1-5.7).
+
+    Two things keep the features of all classes from running into one direction, where eq. 5.7 is log C and has no
+    gradient. Keys are constants, the positive ones like the negative ones: with a gradient through the mean of
+    eq. 5.4 as well, attraction is twice as strong as repulsion. And banks are young: they are filled from `pool`
+    pixels of a step, not from all, so that 60,000 rows would be up to hundreds of steps old, and features lower the
+    loss by moving together, away from what they were.
 
     Certainty comes from the full-resolution predictions. Banks are kept per scale and class and, with DDP, per rank.
     """
@@ -108,7 +114,7 @@ class CertaintyContrast(Contrast):
             losses.append(
                 keyed_contrastive_loss(
                     pool.features[anchors],
-                    pool.features[members].mean(0),
+                    pool.features[members].mean(0).detach(),
                     negatives["feature"].float(),
                     negatives["label"],
                     self.settings.temperature,

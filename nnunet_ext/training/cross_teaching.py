@@ -180,8 +180,8 @@ class CrossTeachingTrainer(FewLabelTrainer):
         with self.autocast():
             outputs = self.network(images)
             loss, terms = self.objective(outputs, target, labelled, batch)
-        average = None if self.contrast is None else self.contrast.projectors.average_gradients
-        self.update(loss, [self.pair.first, self.pair.second], average)
+        outside = [] if self.contrast is None else [self.contrast]
+        self.update(loss, [self.pair.first, self.pair.second], outside)
         self.log_terms(loss=loss, **terms)
         return {"loss": loss.detach().cpu().numpy()}
 

@@ -112,5 +112,6 @@ class UAMTTrainer(MeanTeacherTrainer):
         target = self.teach(images)
         # One pass at a time: memory does not grow with their number.
         mean = torch.stack([self.teach(images) for _ in range(self.settings.passes)]).mean(0)
-        mask = trusted_mask(mean, self.progress, self.settings.trust)
+        trust = self.settings.trust
+        mask = trusted_mask(mean, trust + (1 - trust) * gaussian_ramp(self.progress, 1))
         return consistency_loss(student, target, mask), {"certain": mask.float().mean()}

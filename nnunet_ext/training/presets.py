@@ -26,7 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "CPS": {**UNLABELLED, "pseudo_weight": 1.0},
     "CTS": PAIR,
     "MCSC": {**PAIR, "contrast_weight": 0.1, "groups": 2},
-    "MCSCv2": {**PAIR, "contrast_weight": 0.1, "pool": 2048},
+    "MCSCv2": {**PAIR, "contrast_weight": 0.1, "pool": 2048, "bank": 4096},
     "CCTR": {**PAIR, "contrast_weight": 0.1, "pool": 2048},
     "CBAL": {"discriminator_width": 16},
     "AccSeg": {"width": 16, "blocks": 4, "discriminator_width": 16, "patches": 128, "projector_width": 64},

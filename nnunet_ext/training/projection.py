@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 
 class Projectors(nn.Module):
     """Per scale and student a linear layer of its own, a ReLU, and a last linear layer that the students share.
 
     They stand outside the network that DDP wraps, because which pixels they see depends on the network's own
-    predictions; `average_gradients` does for them what DDP does for the network.
+    predictions.
 
     Args:
         channels: per scale, the feature channels of the first and the second student.
@@ -30,14 +29,3 @@ class Projectors(nn.Module):
         """(n, C) features of one student (0 or 1) at one scale -> (n, out)."""
         hidden = self.own[scale][student](features)  # type: ignore[index]
         return self.shared[scale](hidden.relu())
-
-    def average_gradients(self) -> None:
-        """Average the gradients over all ranks; nothing to do where there is one."""
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return
-        for parameter in self.parameters():
-            if parameter.grad is None:
-                # No pixel reached this layer here, but one may have on another rank.
-                parameter.grad = torch.zeros_like(parameter)
-            distributed.all_reduce(parameter.grad)
-            parameter.grad /= distributed.get_world_size()

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from nnunet_ext.ranks import average_gradients
 from nnunet_ext.training.checkpoint import load_weights
 
 BETAS = (0.5, 0.999)  # Adam's, as in the adversarial methods since DCGAN
@@ -18,8 +19,8 @@ SMALLEST_AXIS = 3  # times the whole stride: pixels that the two undecimated lay
 class SideNetworks:
     """Networks beside the one that predicts, and their Adam.
 
-    They stand outside what DDP wraps, which expects one forward pass for each backward pass; `average` does for them
-    what DDP does for the network. All ranks build them from one seed.
+    They stand outside what DDP wraps, which expects one forward pass for each backward pass. All ranks build them from
+    one seed.
 
     Args:
         networks: by name.
@@ -49,22 +50,11 @@ class SideNetworks:
         finally:
             self.networks.requires_grad_(True)
 
-    def average(self) -> None:
-        """Average the gradients over all ranks; nothing to do where there is one."""
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return
-        for parameter in self.networks.parameters():
-            if parameter.grad is None:
-                # No term reached this layer here, but one may have on another rank.
-                parameter.grad = torch.zeros_like(parameter)
-            distributed.all_reduce(parameter.grad)
-            parameter.grad /= distributed.get_world_size()
-
     def minimise(self, loss: Tensor, scaler: torch.amp.GradScaler | None) -> None:
         """One update of these networks alone."""
         self.optimizer.zero_grad(set_to_none=True)
         (loss if scaler is None else scaler.scale(loss)).backward()
-        self.average()
+        average_gradients(self.networks.parameters())
         if scaler is None:
             self.optimizer.step()
         else:

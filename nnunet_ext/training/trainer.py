@@ -20,6 +20,7 @@ from nnunet_ext.data.dataset import subjects, unlabelled_cases
 from nnunet_ext.device import bfloat16_warning
 from nnunet_ext.errors import exit_on_input_error
 from nnunet_ext.progress import duration
+from nnunet_ext.ranks import average_gradients
 from nnunet_ext.seeding import random_state, restore_random_state, seed_everything
 from nnunet_ext.training import checkpoint
 from nnunet_ext.training.batches import Batch, SeededBatches, worker_count
@@ -392,7 +393,7 @@ class ExtTrainer(nnUNetTrainer):
         self,
         loss: torch.Tensor,
         clipped: Iterable[nn.Module],
-        average: Callable[[], None] | None = None,
+        outside: Iterable[nn.Module] = (),
         beside: Iterable[torch.optim.Optimizer] = (),
     ) -> None:
         """One step of the optimiser.
@@ -400,7 +401,7 @@ class ExtTrainer(nnUNetTrainer):
         Args:
             loss: to go down.
             clipped: networks whose gradients are bounded, each by itself.
-            average: averages over ranks what DDP does not.
+            outside: networks that DDP does not wrap.
             beside: further optimisers that take a step on the same gradients.
         """
         optimizers = [self.optimizer, *beside]
@@ -408,8 +409,8 @@ class ExtTrainer(nnUNetTrainer):
             optimizer.zero_grad(set_to_none=True)
         scaler = self.grad_scaler
         (loss if scaler is None else scaler.scale(loss)).backward()
-        if average is not None:
-            average()
+        for network in outside:
+            average_gradients(network.parameters())
         if scaler is not None:
             for optimizer in optimizers:
                 scaler.unscale_(optimizer)

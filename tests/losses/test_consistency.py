@@ -82,9 +82,9 @@ def test_consistency_without_a_trusted_pixel():
     assert torch.equal(p.grad, torch.zeros_like(p))
 
 
-def test_trust_grows_with_progress():
+def test_trusted_is_what_has_little_entropy():
     # Entropies of 0.97 and 0.60 of the maximum of two classes.
     p = torch.tensor([[[0.6, 0.146], [0.4, 0.854]]])
-    assert trusted_mask(p, 0.0).tolist() == [[False, True]]
+    assert trusted_mask(p, 0.75).tolist() == [[False, True]]
     assert trusted_mask(p, 1.0).tolist() == [[True, True]]
-    assert not trusted_mask(torch.full((1, 3, 1), 1 / 3), 0.0).any()
+    assert not trusted_mask(torch.full((1, 3, 1), 1 / 3), 0.99).any()

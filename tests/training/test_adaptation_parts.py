@@ -125,32 +125,6 @@ def test_side_networks_go_on_exactly():
     assert torch.equal(second["line"].weight, whole["line"].weight)
 
 
-def test_gradients_are_averaged_over_ranks_even_where_a_layer_was_not_reached(monkeypatch):
-    from nnunet_ext.training import side as module
-
-    class TwoRanks:
-        """The other rank has a gradient of 3 in every parameter."""
-
-        def is_available(self):
-            return True
-
-        def is_initialized(self):
-            return True
-
-        def get_world_size(self):
-            return 2
-
-        def all_reduce(self, gradient):
-            gradient += 3
-
-    monkeypatch.setattr(module, "distributed", TwoRanks())
-    networks = side()
-    networks["line"].weight.grad = torch.ones(1, 2)
-    networks.average()
-    assert networks["line"].weight.grad.tolist() == [[2, 2]]
-    assert networks["line"].bias.grad.tolist() == [1.5]
-
-
 def test_distances_come_with_the_batch_in_the_patches_own_spacing():
     label = torch.zeros(2, 1, 5, 5, dtype=torch.int16)
     label[0, 0, 2, 2] = 1

@@ -183,6 +183,42 @@ def test_a_bank_is_renewed_by_a_share_at_most_and_never_holds_its_own_class():
             assert torch.equal(bank.rows()["feature"].float().argmax(1), labels)
 
 
+def test_certainty_contrast_separates_classes_whose_features_have_most_in_common():
+    torch.manual_seed(0)
+    channels = 16
+    own = torch.randn(CLASSES, channels)
+    common = 2.5 * torch.randn(channels)
+    scenes = [pixels(sure=20.0) for _ in range(8)]
+
+    def seen(labels: torch.Tensor) -> torch.Tensor:
+        return (own[labels] + common + 0.5 * torch.randn(*labels.shape, channels)).movedim(-1, 1)
+
+    steps = [
+        dataclasses.replace(p, features=[tuple(seen(shrink(y, s)) for y in p.labels) for s in (SIZE, (6, 5))])
+        for p in scenes
+    ]
+    contrast = CertaintyContrast(CertaintySettings(pool=256, bank=512), [(channels, channels)] * 2, CLASSES)
+
+    def likeness() -> float:
+        """Largest cosine of two classes' mean features, over both scales."""
+        largest = -1.0
+        with torch.no_grad():
+            for scale in range(2):
+                pool = draw_pool(steps[0], scale, 256, contrast.projectors)
+                means = F.normalize(torch.stack([pool.features[pool.labels == c].mean(0) for c in range(CLASSES)]))
+                largest = max(largest, float((means @ means.T).fill_diagonal_(-1).max()))
+        return largest
+
+    before = likeness()
+    optimizer = torch.optim.AdamW(contrast.parameters(), lr=5e-4)
+    for step in range(50):
+        optimizer.zero_grad()
+        contrast(steps[step % len(steps)], 0.5)[0].backward()
+        optimizer.step()
+    assert before > 0.9
+    assert likeness() < 0.8
+
+
 def test_a_pool_knows_where_its_pixels_come_from():
     given = pixels(images=3, labelled=1)
     pool = draw_pool(given, 1, 40, Identity())
@@ -223,22 +259,6 @@ def test_students_share_the_last_layer_of_their_projectors_only():
     own = sum(p.numel() for p in projectors.own.parameters())
     assert own == sum(16 * (c + 1) for c in (3, 5, 7, 11))
     assert sum(p.numel() for p in projectors.parameters()) - own == 2 * (16 + 1) * 8
-
-
-def test_gradients_are_averaged_over_ranks_also_where_no_pixel_reached_a_layer(monkeypatch):
-    projectors = Projectors([(3, 3)], width=4, out=2)
-    projectors(torch.randn(5, 3), 0, 0).sum().backward()
-    before = {n: None if p.grad is None else p.grad.clone() for n, p in projectors.named_parameters()}
-    assert before["own.0.1.weight"] is None
-    projectors.average_gradients()
-    assert projectors.own[0][1].weight.grad is None  # alone there is nothing to average
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda gradient: gradient.add_(1))  # the other rank's are ones
-    projectors.average_gradients()
-    for name, parameter in projectors.named_parameters():
-        own = torch.zeros_like(parameter) if before[name] is None else before[name]
-        assert torch.allclose(parameter.grad, (own + 1) / 2)
 
 
 @pytest.mark.parametrize(("kind", "settings"), TERMS)

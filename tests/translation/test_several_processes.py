@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from nnunet_ext.ranks import average_gradients
 from translation.model import FINAL
-from translation.optimise import _average_gradients
 
 
 def _worker(rank, port, queue):
@@ -20,7 +20,7 @@ def _worker(rank, port, queue):
     parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1, 3))]
     for parameter in parameters:
         parameter.grad = torch.full_like(parameter, float(rank + 1))
-    _average_gradients(parameters)
+    average_gradients(parameters)
     queue.put([p.grad.tolist() for p in parameters])
     dist.destroy_process_group()
 
