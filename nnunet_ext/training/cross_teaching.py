@@ -14,7 +14,7 @@ from nnunet_ext.training import checkpoint
 from nnunet_ext.training.batches import Batch
 from nnunet_ext.training.certainty_contrast import CertaintyContrast, CertaintySettings
 from nnunet_ext.training.contrast import Contrast, PatchContrast, PatchSettings, cross_labelled
-from nnunet_ext.training.fewlabel import FewLabelTrainer, mean_dice
+from nnunet_ext.training.fewlabel import FewLabelSettings, FewLabelTrainer, mean_dice
 from nnunet_ext.training.lr import WarmupPoly
 from nnunet_ext.training.ramps import gaussian_ramp
 from nnunet_ext.training.settings import Section, configuration_settings
@@ -30,7 +30,7 @@ from nnunet_ext.training.students import (
 )
 
 
-class CrossTeachingSettings(Section):
+class CrossTeachingSettings(FewLabelSettings):
     """Settings of every method with two students; the defaults are those of CTS in the thesis."""
 
     first: Architecture = Field("plans", description="the first student: network of the plans, SwinUNet or CSUNet")
@@ -39,9 +39,7 @@ class CrossTeachingSettings(Section):
     pseudo_loss: PseudoLoss = Field("dice", description="loss against the other's labels: dice, ce or dice_ce")
     pseudo_weight: float = Field(0.1, ge=0, description="w_cps, reached by a Gaussian ramp")
     ramp: float = Field(1.0, gt=0, le=1, description="share of the training after which w_cps is reached")
-    lr_plans: float = Field(5e-4, gt=0, description="learning rate of the network of the plans")
     lr_transformer: float = Field(1e-4, gt=0, description="learning rate of a Transformer")
-    weight_decay: float = Field(5e-4, ge=0, description="of AdamW")
 
 
 class CPSSettings(CrossTeachingSettings):

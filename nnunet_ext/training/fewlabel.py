@@ -8,13 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.utilities.collate_outputs import collate_outputs
+from pydantic import Field
 from torch import Tensor
 
 from nnunet_ext.errors import InputError, exit_on_input_error
 from nnunet_ext.training.batches import Batch
+from nnunet_ext.training.settings import Section
 from nnunet_ext.training.split import Cases
 from nnunet_ext.training.streams import Following, TwoStreams, halves
 from nnunet_ext.training.trainer import Augmentation, ExtTrainer
+
+
+class FewLabelSettings(Section):
+    """Settings of every method: how the network of the plans learns."""
+
+    lr_plans: float = Field(5e-4, gt=0, description="learning rate of the network of the plans")
+    weight_decay: float = Field(5e-4, ge=0, description="of AdamW")
 
 
 class FewLabelTrainer(ExtTrainer):

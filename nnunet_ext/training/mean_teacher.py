@@ -12,14 +12,15 @@ from nnunet_ext.losses.consistency import consistency_loss, trusted_mask
 from nnunet_ext.training import checkpoint
 from nnunet_ext.training.batches import Batch
 from nnunet_ext.training.ema import Teacher
-from nnunet_ext.training.fewlabel import FewLabelTrainer
+from nnunet_ext.training.fewlabel import FewLabelSettings, FewLabelTrainer
+from nnunet_ext.training.lr import WarmupPoly
 from nnunet_ext.training.ramps import gaussian_ramp
 from nnunet_ext.training.settings import Section
 from nnunet_ext.training.students import full_resolution, set_deep_supervision
 
 
-class MeanTeacherSettings(Section):
-    """Settings of Mean Teacher; nnU-Net's own optimiser trains the student."""
+class MeanTeacherSettings(FewLabelSettings):
+    """Settings of Mean Teacher."""
 
     decay: float = Field(0.99, ge=0, lt=1, description="alpha of the teacher's moving average")
     weight: float = Field(0.1, ge=0, description="of the consistency, reached by a Gaussian ramp")
@@ -56,6 +57,12 @@ class MeanTeacherTrainer(FewLabelTrainer):
             ).to(self.device)
 
         self.teacher = Teacher(student, build, self.settings.decay)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPoly]:
+        """AdamW, as the students of the other methods have it."""
+        s = self.settings
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=s.lr_plans, weight_decay=s.weight_decay)
+        return optimizer, WarmupPoly(optimizer, self.num_epochs, self.num_iterations_per_epoch, 0)
 
     def inference_module(self) -> nn.Module:
         return self.teacher.network if self.settings.inference == "teacher" else checkpoint.unwrap(self.network)
