@@ -44,7 +44,7 @@ class CertaintyContrast(Contrast):
     Two things keep the features of all classes from running into one direction, where eq. 5.7 is log C and has no
     gradient. Keys are constants, the positive ones like the negative ones: with a gradient through the mean of
     eq. 5.4 as well, attraction is twice as strong as repulsion. And banks are young: they are filled from `pool`
-    pixels of a step, not from all, so that 60,000 rows would be up to hundreds of steps old, and features lower the
+    pixels of a step, not from all, so that 60,000 rows would be about a hundred steps old, and features lower the
     loss by moving together, away from what they were.
 
     Certainty comes from the full-resolution predictions. Banks are kept per scale and class and, with DDP, per rank.
