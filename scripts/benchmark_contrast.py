@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("-p", default="nnUNetPlans", help="plans of that training")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--set", nargs="*", default=[], help="other settings of a method, METHOD.key=number")
+    parser.add_argument("--set", nargs="*", default=[], help="other settings of a method, METHOD.key=value")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as results:
         os.environ |= {"nnUNet_results": results, "nnUNet_n_proc_DA": "0", "nnUNet_compile": "false"}
@@ -74,11 +74,12 @@ def learn(trainer: Any, method: str, change: str, seen: list[Any], steps: int) -
     """The last loss, and per scale the largest cosine between two classes in the first batch, which is kept aside."""
     from nnunet_ext.training.contrast import draw_pool, normalised
     from nnunet_ext.training.cross_teaching import MCSCTrainer, MCSCv2Trainer
+    from nnunet_ext.training.settings import assignment, read_section
 
     kind: Any = {"MCSC": MCSCTrainer, "MCSCv2": MCSCv2Trainer}[method]
     planned = trainer.configuration_manager.configuration["nnunet_ext"].get(method, {})
-    key, _, value = change.partition("=")
-    settings = kind.Settings(**planned | ({key: float(value)} if key else {}))
+    changed = dict([assignment(change)]) if change else {}
+    settings: Any = read_section({method: planned | changed}, method, kind.Settings, "--set")
     torch.manual_seed(0)
     contrast = kind.contrast_class(settings, trainer.pair.channels, trainer.classes)
     optimizer = torch.optim.AdamW(contrast.parameters(), lr=settings.lr_plans, weight_decay=settings.weight_decay)

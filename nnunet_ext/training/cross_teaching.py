@@ -16,7 +16,6 @@ from nnunet_ext.training.certainty_contrast import CertaintyContrast, CertaintyS
 from nnunet_ext.training.contrast import Contrast, PatchContrast, PatchSettings, cross_labelled
 from nnunet_ext.training.fewlabel import FewLabelSettings, FewLabelTrainer, mean_dice
 from nnunet_ext.training.lr import WarmupPoly
-from nnunet_ext.training.ramps import gaussian_ramp
 from nnunet_ext.training.settings import Section, configuration_settings
 from nnunet_ext.training.students import (
     Architecture,
@@ -38,7 +37,6 @@ class CrossTeachingSettings(FewLabelSettings):
     inference: Inference = Field("first", description="who predicts: first, second, or the mean of both logits")
     pseudo_loss: PseudoLoss = Field("dice", description="loss against the other's labels: dice, ce or dice_ce")
     pseudo_weight: float = Field(0.1, ge=0, description="w_cps, reached by a Gaussian ramp")
-    ramp: float = Field(1.0, gt=0, le=1, description="share of the training after which w_cps is reached")
     lr_transformer: float = Field(1e-4, gt=0, description="learning rate of a Transformer")
 
 
@@ -154,8 +152,7 @@ class CrossTeachingTrainer(FewLabelTrainer):
             {"params": list(part.parameters()), "lr": rates.get(kind, self.settings.lr_transformer)}
             for part, kind in parts
         ]
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
-        return optimizer, WarmupPoly(optimizer, self.num_epochs, self.num_iterations_per_epoch, 0)
+        return self.adamw(groups)
 
     def training_state(self) -> dict[str, Any]:
         return {} if self.contrast is None else {"projectors": self.contrast.state_dict()}
@@ -199,7 +196,7 @@ class CrossTeachingTrainer(FewLabelTrainer):
         for name, output in zip(("first", "second"), outputs, strict=True):
             terms[f"supervised_{name}"] = own = self.supervised([level[:labelled] for level in output.logits], target)
             loss = loss + own
-        weight = self.settings.pseudo_weight * gaussian_ramp(self.iteration, self.settings.ramp * self.updates)
+        weight = self.ramped(self.settings.pseudo_weight)
         if weight > 0:
             first, second = (output.logits[0][labelled:] for output in outputs)
             pseudo = cross_pseudo_loss(first, second, self.settings.pseudo_loss)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from nnunet_ext.errors import InputError, exit_on_input_error
 from nnunet_ext.training.batches import Batch
+from nnunet_ext.training.lr import WarmupPoly
+from nnunet_ext.training.ramps import gaussian_ramp
 from nnunet_ext.training.settings import Section
 from nnunet_ext.training.split import Cases
 from nnunet_ext.training.streams import Following, TwoStreams, halves
@@ -20,10 +22,11 @@ from nnunet_ext.training.trainer import Augmentation, ExtTrainer
 
 
 class FewLabelSettings(Section):
-    """Settings of every method: how the network of the plans learns."""
+    """Settings of every method."""
 
     lr_plans: float = Field(5e-4, gt=0, description="learning rate of the network of the plans")
     weight_decay: float = Field(5e-4, ge=0, description="of AdamW")
+    ramp: float = Field(1.0, gt=0, le=1, description="share of the training after which a ramped weight is reached")
 
 
 class FewLabelTrainer(ExtTrainer):
@@ -51,6 +54,15 @@ class FewLabelTrainer(ExtTrainer):
     def progress(self) -> float:
         """0 at the first update, 1 after the last."""
         return self.iteration / self.updates
+
+    def ramped(self, weight: float) -> float:
+        """A weight of what unlabelled images teach, as far as its Gaussian ramp has come."""
+        return weight * gaussian_ramp(self.iteration, self.settings.ramp * self.updates)
+
+    def adamw(self, groups: list[dict[str, Any]]) -> tuple[torch.optim.Optimizer, WarmupPoly]:
+        """The optimiser of all few-label methods, with nnU-Net's polynomial decay, for parameters with their rates."""
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
+        return optimizer, WarmupPoly(optimizer, self.num_epochs, self.num_iterations_per_epoch, 0)
 
     # Data.
 

@@ -24,7 +24,6 @@ class MeanTeacherSettings(FewLabelSettings):
 
     decay: float = Field(0.99, ge=0, lt=1, description="alpha of the teacher's moving average")
     weight: float = Field(0.1, ge=0, description="of the consistency, reached by a Gaussian ramp")
-    ramp: float = Field(1.0, gt=0, le=1, description="share of the training after which the weight is reached")
     noise: float = Field(
         0.1, ge=0, description="standard deviation of the noise on the teacher's images, at most twice it"
     )
@@ -60,9 +59,7 @@ class MeanTeacherTrainer(FewLabelTrainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPoly]:
         """AdamW, as the students of the other methods have it."""
-        s = self.settings
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=s.lr_plans, weight_decay=s.weight_decay)
-        return optimizer, WarmupPoly(optimizer, self.num_epochs, self.num_iterations_per_epoch, 0)
+        return self.adamw([{"params": list(self.network.parameters()), "lr": self.settings.lr_plans}])
 
     def inference_module(self) -> nn.Module:
         return self.teacher.network if self.settings.inference == "teacher" else checkpoint.unwrap(self.network)
@@ -88,7 +85,7 @@ class MeanTeacherTrainer(FewLabelTrainer):
             logits = self.network(images)
             logits = [logits] if isinstance(logits, Tensor) else logits
             terms["supervised"] = loss = self.supervised([level[:labelled] for level in logits], target)
-            weight = self.settings.weight * gaussian_ramp(self.iteration, self.settings.ramp * self.updates)
+            weight = self.ramped(self.settings.weight)
             if weight > 0:
                 consistency, more = self.consistency(images[labelled:], logits[0][labelled:].float().softmax(1))
                 loss = loss + weight * consistency
