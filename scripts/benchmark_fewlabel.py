@@ -31,6 +31,16 @@ from nnunet_ext.workspace import Workspace
 
 METHODS = ("Baseline", "MeanTeacher", "UAMT", "CPS", "CTS", "MCSC", "MCSCv2", "CCTR")
 FULL = "all labelled"
+# The settings in which a variant differs from the method before the hyphen.
+VARIANTS: dict[str, dict[str, Any]] = {
+    # The labelled half of the batches with AdamW: what every method but Baseline adds something to.
+    "MeanTeacher-alone": {"weight": 0, "inference": "student"},
+    # Table 6.4 of the thesis.
+    "CCTR-noRSL": {"rsl_weight": 0},
+    "CCTR-noBRS": {"choice": "random"},
+    "CCTR-noREPS": {"reps": False},
+    "CCTR-noSCL": {"contrast_weight": 0},
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,11 @@ class Task:
     arguments: tuple[str, ...]
     subjects: str | None = None
     scheme: str = "pairs"
+    variants: tuple[str, ...] = ("MeanTeacher-alone",)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return ("Baseline",) if self.key is None else METHODS + self.variants
 
     @property
     def name(self) -> str:
@@ -57,7 +72,9 @@ class Task:
 HIPPOCAMPUS = ("folder", "--label", "anterior=1", "--label", "posterior=2", "--channel", "T1")
 TASKS = (
     # 7 labelled of 180 are 1,211 pairs, but 185 registrations through a template.
-    *(Task("Hippocampus", f"labelled_{n}", 40 + n, 3, HIPPOCAMPUS, scheme="template") for n in (1, 3, 7)),
+    Task("Hippocampus", "labelled_1", 41, 3, HIPPOCAMPUS, scheme="template"),
+    Task("Hippocampus", "labelled_3", 43, 3, HIPPOCAMPUS, scheme="template", variants=tuple(VARIANTS)),
+    Task("Hippocampus", "labelled_7", 47, 3, HIPPOCAMPUS, scheme="template"),
     Task("ACDC", "labelled_3", 53, 1, ("acdc",), "patient[0-9]+"),
     Task("Hippocampus", None, 40, 3, HIPPOCAMPUS),
     Task("ACDC", None, 50, 1, ("acdc",), "patient[0-9]+"),
@@ -87,21 +104,22 @@ def planned() -> Iterator[tuple[str, Task, str, int]]:
     for seed in range(max(task.seeds for task in TASKS)):
         for task in TASKS:
             if seed < task.seeds:
-                for method in METHODS if task.key is not None else ("Baseline",):
+                for method in task.methods:
                     yield f"{task.name}-{method}-{seed}", task, method, seed
 
 
 def measure(space: Workspace, arguments: argparse.Namespace, task: Task, method: str, seed: int) -> dict[str, Any]:
-    """Train one method with one seed and score its predictions of the validation cases."""
+    """Train one method or variant with one seed and score its predictions of the validation cases."""
     prepare(space, arguments, task)
-    plans, registrations = seeded_plans(space, task, seed)
+    plans, registrations = own_plans(space, task, method, seed)
     registration = 0.0
-    if method == "CCTR":
+    name = method.partition("-")[0]
+    if name == "CCTR":
         start = time.monotonic()
         space.run("nnunet_ext", "register", "-d", task.number, "-f", 0, "--jobs", arguments.jobs,
                   *shlex.split(registrations.flags()))  # fmt: skip
         registration = (time.monotonic() - start) / 60
-    trainer = f"nnUNetTrainer{method}"
+    trainer = f"nnUNetTrainer{name}"
     fold = space.root / "results" / task.dataset / f"{trainer}__{plans}__2d" / "fold_0"
     resumed = any(fold.glob("checkpoint_*.pth"))
     start, processor = time.monotonic(), processor_seconds()
@@ -141,16 +159,17 @@ def prepare(space: Workspace, arguments: argparse.Namespace, task: Task) -> None
     )  # fmt: skip
 
 
-def seeded_plans(space: Workspace, task: Task, seed: int) -> tuple[str, RegistrationSettings]:
-    """The task's plans with a seed, under a name of their own, and the registrations that CCT-R needs with them.
+def own_plans(space: Workspace, task: Task, method: str, seed: int) -> tuple[str, RegistrationSettings]:
+    """A row's plans, under a name of their own, and the registrations that CCT-R needs with them.
 
-    The name stands for the settings, so that all seeds' results stay side by side and a training is only continued with
+    The name stands for the settings, so that all rows' results stay side by side and a training is only continued with
     the settings that it began with.
     """
     folder = space.root / "preprocessed" / task.dataset
     plans = read_json(folder / "nnUNetPlans.json")
     settings = plans["configurations"]["2d"]["nnunet_ext"]
     settings["schedule"]["seed"] = seed
+    settings.setdefault(method.partition("-")[0], {}).update(VARIANTS.get(method, {}))
     registration = settings["CCTR"].setdefault("registration", {})
     registration["scheme"] = task.scheme
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

@@ -56,15 +56,19 @@ class Cases:
     def image(self, case: str, channel: int = 0) -> sitk.Image:
         return sitk.ReadImage(str(self.folder / "imagesTr" / f"{case}_{channel:04d}{self.ending}"))
 
-    def labels(self, case: str) -> sitk.Image:
-        """Labels of a labelled case, uint8.
+    def label_file(self, case: str) -> Path:
+        """Of a labelled case.
 
         Raises:
             ValueError: for an unlabelled case; its label is never read.
         """
         if case not in self.labelled:
             raise ValueError(f"{case} is not a labelled training case, its label must not be read")
-        return sitk.ReadImage(str(self.folder / "labelsTr" / f"{case}{self.ending}"), sitk.sitkUInt8)
+        return self.folder / "labelsTr" / f"{case}{self.ending}"
+
+    def labels(self, case: str) -> sitk.Image:
+        """Labels of a labelled case, uint8; raises as `label_file`."""
+        return sitk.ReadImage(str(self.label_file(case)), sitk.sitkUInt8)
 
     def organ(self, case: str) -> sitk.Image:
         """As `labels`, with voxels that are to be ignored as background: nobody knows of an organ there."""

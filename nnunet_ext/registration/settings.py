@@ -64,6 +64,7 @@ class RegistrationSettings(Section):
         return f"--transform {self.transform} --scheme {self.scheme}" + (f" --set {assignments}" if changed else "")
 
     def digest(self, labelled: Sequence[str]) -> str:
-        """Twelve characters that name a store: these settings, the store's version and the labelled cases."""
-        content = {"version": STORE_VERSION, "settings": self.model_dump(), "labelled": sorted(labelled)}
+        """Twelve characters that name a store: what pairs are registered with, the store's version, labelled cases."""
+        settings = self.model_dump(exclude={"selection", "fusion"})  # these only choose among what is stored
+        content = {"version": STORE_VERSION, "settings": settings, "labelled": sorted(labelled)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -14,6 +14,8 @@ A pair is done once its .json exists: it is written last, and every file is rena
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +59,20 @@ class RegistrationStore:
     # --- pairs -------------------------------------------------------------------------------------------------------
 
     def template(self) -> str:
-        """The labelled case that all others go through in the `template` scheme: nearest to the median organ size."""
+        """The labelled case that all others go through in the `template` scheme: nearest to the median organ size.
+
+        Raises:
+            InputError: when there is none whose files can be read and show an organ.
+        """
         header = self.root / "store.json"
         if header.exists() and (known := read_json(header)["template"]):
             return known
-        volumes = {case: _organ_volume(self.cases.organ(case)) for case in self.cases.labelled}
+        volumes = {case: volume for case in self.cases.labelled if (volume := self._organ_volume(case)) > 0}
+        if not volumes:
+            raise InputError(
+                f"{self.cases.folder}: no labelled case can be the template, {', '.join(self.cases.labelled)} cannot be"
+                " read or show no organ"
+            )
         median = float(np.median(list(volumes.values())))
         return min(volumes, key=lambda case: (abs(volumes[case] - median), case))
 
@@ -135,6 +146,20 @@ class RegistrationStore:
         if not file.exists():
             raise InputError(f"{file}: no such registration, nnunet_ext register has to be run for this dataset first")
         return read_json(file)
+
+    def version(self) -> str:
+        """Twelve characters that change with any registration of this fold, any label that travels and the settings.
+
+        Raises:
+            InputError: as `record`.
+        """
+        content = hashlib.sha256(self.settings.model_dump_json().encode())
+        for case in self.cases:
+            for q in self.partners(case):
+                content.update(json.dumps(self.record(q, case), sort_keys=True).encode())
+        for q in self.cases.labelled:
+            content.update(self.cases.label_file(q).read_bytes())
+        return content.hexdigest()[:12]
 
     # --- what training asks for ------------------------------------------------------------------------------------
 
@@ -234,6 +259,11 @@ class RegistrationStore:
         # A composite applies what was added last first: the leg that starts at `case` for the map itself.
         return sitk.CompositeTransform(parts if which else parts[::-1])
 
-
-def _organ_volume(labels: sitk.Image) -> float:
-    return float((sitk.GetArrayViewFromImage(labels) != 0).sum() * np.prod(labels.GetSpacing()))
+    def _organ_volume(self, case: str) -> float:
+        """mm³; 0 where image or labels cannot be read, which the case's own pairs will record."""
+        try:
+            self.cases.image(case, self.settings.channel)
+            organ = self.cases.organ(case)
+        except RuntimeError:
+            return 0.0
+        return float((sitk.GetArrayViewFromImage(organ) != 0).sum() * np.prod(organ.GetSpacing()))

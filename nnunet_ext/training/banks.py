@@ -78,7 +78,9 @@ class Bank:
         rows = state["rows"]
         self.filled = len(next(iter(rows.values())))
         self._next = int(state["next"])
-        if rows.keys() != self.columns.keys() or self.filled > self.capacity or self._next >= self.capacity:
+        # A bank that is not full yet goes on at its end; one that goes on elsewhere was full, of fewer rows.
+        fits = self.filled == self.capacity or self._next == self.filled < self.capacity
+        if rows.keys() != self.columns.keys() or not fits or self._next >= self.capacity:
             raise ValueError(
                 f"bank: {self.filled} rows of {sorted(rows)} do not fit {self.capacity} of {sorted(self.columns)}"
             )

@@ -66,7 +66,8 @@ class CCTRTrainer(CrossTeachingTrainer):
             )
         store = RegistrationStore.open(base.name, self.settings.registration, self.fold)
         choice, seed = self.settings.choice, self.schedule.seed
-        name = f"{store.root.name}-{choice}" + (f"-{seed}" if choice == "random" else "")
+        load = from_store(store, choice, seed, self.fold)
+        name = f"{store.version()}-{choice}" + (f"-{seed}" if choice == "random" else "")
         images = self._dataset(cases.labelled + cases.unlabelled)
 
         def shape(case: str) -> tuple[int, ...]:
@@ -80,7 +81,7 @@ class CCTRTrainer(CrossTeachingTrainer):
             return RegisteredCases(
                 base / "registered" / f"{self.configuration_manager.data_identifier}-{name}",
                 cases.labelled + cases.unlabelled,
-                from_store(store, choice, seed, self.fold),
+                load,
                 shape,
                 properties,
                 self.plans_manager.transpose_forward,

@@ -73,10 +73,8 @@ class CertaintyContrast(Contrast):
             pool = draw_pool(pixels, scale, self.settings.pool, self.projectors, certain)
             self._remember(pool, scale)
             total = total + self._loss(pool, scale)
-        unlabelled = ~pixels.labelled
-        share = torch.stack([c[unlabelled].float().mean() for c in certain]).mean()
         fill = sum(bank.fill for banks in self.banks for bank in banks) / sum(len(banks) for banks in self.banks)
-        return total, {"certain": share, "bank_fill": fill}
+        return total, {"bank_fill": fill}
 
     def _certain(self, pixels: Pixels, progress: float) -> tuple[Tensor, Tensor]:
         """Which pixels are certain, the unlabelled ones of both students ranked together; labelled ones all are."""

@@ -9,12 +9,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pydantic import Field
 from torch import Tensor, nn
 
+from nnunet_ext.errors import InputError
 from nnunet_ext.losses.consistency import PseudoLoss, cross_pseudo_loss
 from nnunet_ext.training import checkpoint
 from nnunet_ext.training.batches import Batch
 from nnunet_ext.training.certainty_contrast import CertaintyContrast, CertaintySettings
 from nnunet_ext.training.contrast import Contrast, PatchContrast, PatchSettings, cross_labelled
-from nnunet_ext.training.fewlabel import FewLabelSettings, FewLabelTrainer, mean_dice
+from nnunet_ext.training.fewlabel import FewLabelSettings, FewLabelTrainer, certain_share, mean_dice
 from nnunet_ext.training.lr import WarmupPoly
 from nnunet_ext.training.settings import Section, configuration_settings
 from nnunet_ext.training.students import (
@@ -165,8 +166,12 @@ class CrossTeachingTrainer(FewLabelTrainer):
         return {} if self.contrast is None else self.contrast.memory()
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
-        if self.contrast is not None:
+        if self.contrast is None:
+            return
+        try:
             self.contrast.load_memory(state)
+        except ValueError as error:
+            raise InputError(f"{self.section}.bank: {error}, the setting that it was trained with is needed") from None
 
     # Training.
 
@@ -194,6 +199,7 @@ class CrossTeachingTrainer(FewLabelTrainer):
         terms: dict[str, float | Tensor] = {}
         loss = outputs[0].logits[0].new_zeros((), dtype=torch.float32)
         for name, output in zip(("first", "second"), outputs, strict=True):
+            terms[f"certain_{name}"] = certain_share(output.logits[0][labelled:].detach().float().softmax(1))
             terms[f"supervised_{name}"] = own = self.supervised([level[:labelled] for level in output.logits], target)
             loss = loss + own
         weight = self.ramped(self.settings.pseudo_weight)

@@ -20,6 +20,8 @@ from nnunet_ext.training.split import Cases
 from nnunet_ext.training.streams import Following, TwoStreams, halves
 from nnunet_ext.training.trainer import Augmentation, ExtTrainer
 
+CERTAIN = 0.9  # the probability from which a label counts as certain in the log; h of section 5.3.2
+
 
 class FewLabelSettings(Section):
     """Settings of every method."""
@@ -105,6 +107,11 @@ class FewLabelTrainer(ExtTrainer):
         right = table.diagonal()
         columns = {"tp": right, "fp": table.sum(0) - right, "fn": table.sum(1) - right}
         return {f"{name}_hard": column[1:].cpu().numpy() for name, column in columns.items()}
+
+
+def certain_share(probabilities: Tensor) -> Tensor:
+    """Share of the pixels of (B, K, *S) whose likeliest class is certain."""
+    return (probabilities.amax(1) > CERTAIN).float().mean()
 
 
 def mean_dice(outputs: list[dict[str, Any]], suffix: str) -> float:

@@ -12,7 +12,7 @@ from nnunet_ext.losses.consistency import consistency_loss, trusted_mask
 from nnunet_ext.training import checkpoint
 from nnunet_ext.training.batches import Batch
 from nnunet_ext.training.ema import Teacher
-from nnunet_ext.training.fewlabel import FewLabelSettings, FewLabelTrainer
+from nnunet_ext.training.fewlabel import FewLabelSettings, FewLabelTrainer, certain_share
 from nnunet_ext.training.lr import WarmupPoly
 from nnunet_ext.training.ramps import gaussian_ramp
 from nnunet_ext.training.settings import Section
@@ -97,7 +97,8 @@ class MeanTeacherTrainer(FewLabelTrainer):
 
     def consistency(self, images: Tensor, student: Tensor) -> tuple[Tensor, dict[str, float | Tensor]]:
         """The loss between the student's probabilities and the teacher's for the same images, and what to log."""
-        return consistency_loss(student, self.teach(images)), {}
+        target = self.teach(images)
+        return consistency_loss(student, target), {"certain": certain_share(target)}
 
     @torch.no_grad()
     def teach(self, images: Tensor) -> Tensor:
@@ -118,4 +119,7 @@ class UAMTTrainer(MeanTeacherTrainer):
         mean = torch.stack([self.teach(images) for _ in range(self.settings.passes)]).mean(0)
         trust = self.settings.trust
         mask = trusted_mask(mean, trust + (1 - trust) * gaussian_ramp(self.progress, 1))
-        return consistency_loss(student, target, mask), {"certain": mask.float().mean()}
+        return consistency_loss(student, target, mask), {
+            "certain": certain_share(target),
+            "trusted": mask.float().mean(),
+        }

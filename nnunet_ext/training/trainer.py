@@ -1,4 +1,4 @@
-"""The base of all trainers: nnU-Net's, with settings, seeded batches and checkpoints that go on exactly."""
+"""The base of all trainers: nnU-Net's data, steps and validation, in parts that a method can replace."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import distributed as dist
 from torch import nn
 
 from nnunet_ext.data.dataset import subjects, unlabelled_cases
@@ -21,13 +19,11 @@ from nnunet_ext.device import bfloat16_warning
 from nnunet_ext.errors import exit_on_input_error
 from nnunet_ext.progress import duration
 from nnunet_ext.ranks import average_gradients
-from nnunet_ext.seeding import random_state, restore_random_state, seed_everything
 from nnunet_ext.training import checkpoint
 from nnunet_ext.training.batches import Batch, SeededBatches, worker_count
-from nnunet_ext.training.settings import Schedule, Section, plans_settings
+from nnunet_ext.training.resumable import ResumableTrainer
 from nnunet_ext.training.split import Cases, split_cases
 from nnunet_ext.training.streams import Following, ImagesOnly, Patches, without_benchmarks
-from nnunet_ext.training.terms import Terms
 
 CLIP = 12.0  # nnU-Net's own bound on a network's gradient
 
@@ -42,7 +38,7 @@ class Augmentation:
     validation: BasicTransform
 
 
-class ExtTrainer(nnUNetTrainer):
+class ExtTrainer(ResumableTrainer):
     """nnU-Net's trainer plus what every trainer of this package shares. As it stands it is supervised.
 
     A trainer overrides
@@ -56,133 +52,8 @@ class ExtTrainer(nnUNetTrainer):
     Wrong settings or data end the program with one line and exit code 2.
     """
 
-    section: ClassVar[str] = "Baseline"
-    Settings: ClassVar[type[Section]] = Section
-
-    # nnU-Net sets these to None until it initialises them.
-    network: Any
-    dataset_class: Any
-
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int | str,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 nnU-Net's signature, which it inspects
-    ) -> None:
-        with exit_on_input_error(type(self).__name__):
-            self.schedule = plans_settings(plans, configuration, "schedule", Schedule)
-            self.settings: Any = plans_settings(plans, configuration, self.section, self.Settings)
-        # nnU-Net takes the key out of the dictionary it is given, and only its own program puts it there.
-        super().__init__({"continue_training": False, **plans}, configuration, fold, dataset_json, device)
-        self.num_epochs = self.schedule.epochs
-        self.num_iterations_per_epoch = self.schedule.iterations_per_epoch
-        self.num_val_iterations_per_epoch = self.schedule.val_iterations_per_epoch
-        self.save_every = self.schedule.save_every
-        self.iteration = 0  # updates done since the beginning of the training
-        self.terms = Terms(Path(self.output_folder) if self.local_rank == 0 else None)
-        self._random_state: dict[str, Any] | None = None
-        self._noted = ""
-
-    def initialize(self) -> None:
-        """Build network, optimiser and loss under the run's seed."""
-        seed_everything(self.schedule.seed)
-        with exit_on_input_error(type(self).__name__):  # settings that do not fit one another
-            super().initialize()
-            self.build_side_networks()
-
-    def build_side_networks(self) -> None:
-        """Build what only training needs; network, optimiser and loss are there. Here: nothing."""
-
-    # What a checkpoint holds.
-
-    def inference_module(self) -> nn.Module:
-        """The network that predicts, unwrapped; its state becomes the checkpoint's `network_weights`.
-
-        While it validates, `self.network` is this network: what nnU-Net calls then (`set_deep_supervision_enabled`)
-        must not expect the whole.
-        """
-        return checkpoint.unwrap(self.network)
-
-    def training_state(self) -> dict[str, Any]:
-        """What else training needs to go on exactly: tensors, numbers, text and containers of these."""
-        return {}
-
-    def load_training_state(self, state: dict[str, Any]) -> None:
-        """Take over what `training_state` gave."""
-
-    def rank_state(self) -> dict[str, Any]:
-        """The part of it that differs between the processes of one training, such as memory banks."""
-        return {}
-
-    def load_rank_state(self, state: dict[str, Any]) -> None:
-        """Take over what `rank_state` of this process gave."""
-
-    def save_checkpoint(self, filename: str) -> None:
-        """Write a checkpoint atomically: nnU-Net's keys, and under `nnunet_ext` what continuing exactly needs."""
-        if self.disable_checkpointing:
-            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
-            return
-        states = self._from_all_ranks(checkpoint.plain(random_state()))
-        # Tensors travel between processes, and come back, on the CPU.
-        rank_states = self._from_all_ranks(checkpoint.on_cpu(self.rank_state()))
-        if self.local_rank != 0:
-            return
-        whole, predicting = checkpoint.unwrap(self.network), self.inference_module()
-        content = {
-            "network_weights": predicting.state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
-            "logging": checkpoint.plain(self.logger.get_checkpoint()),
-            "_best_ema": checkpoint.plain(self._best_ema),
-            "current_epoch": self.current_epoch + 1,
-            "init_args": checkpoint.plain(self.my_init_kwargs),
-            "trainer_name": type(self).__name__,
-            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
-            checkpoint.KEY: {
-                "training_network": None if predicting is whole else whole.state_dict(),
-                "lr_scheduler": self.lr_scheduler.state_dict(),
-                "random_states": states,
-                "training_state": self.training_state(),
-                "rank_states": rank_states,
-            },
-        }
-        checkpoint.write(content, filename)
-
-    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """Take over a checkpoint written by `save_checkpoint`, from its file or as the dictionary."""
-        with exit_on_input_error(type(self).__name__):
-            self._load_checkpoint(filename_or_checkpoint)
-
-    def _load_checkpoint(self, source: dict | str) -> None:
-        if not self.was_initialized:
-            self.initialize()
-        name = source if isinstance(source, str) else "checkpoint"
-        content = checkpoint.read(source, self.device) if isinstance(source, str) else source
-        own = content[checkpoint.KEY]
-        if own["training_network"] is None:
-            checkpoint.load_weights(self.network, content["network_weights"], name)
-        else:
-            checkpoint.load_weights(self.network, own["training_network"], name)
-            checkpoint.load_weights(self.inference_module(), content["network_weights"], name)
-        self.load_training_state(own["training_state"])
-        checkpoint.load_optimizer(self.optimizer, content["optimizer_state"], name)
-        self.lr_scheduler.load_state_dict(own["lr_scheduler"])
-        if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
-            self.grad_scaler.load_state_dict(content["grad_scaler_state"])
-        self.my_init_kwargs = content["init_args"]
-        self.current_epoch = content["current_epoch"]
-        self.iteration = self.current_epoch * self.num_iterations_per_epoch
-        self.logger.load_checkpoint(content["logging"])
-        self._best_ema = content["_best_ema"]
-        self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
-        self.terms.resume(self.current_epoch)
-        states, rank_states = own["random_states"], own["rank_states"]
-        self._random_state = states[self.local_rank] if self.local_rank < len(states) else None
-        # More processes than before: a new one begins with an empty memory.
-        if self.local_rank < len(rank_states):
-            self.load_rank_state(rank_states[self.local_rank])
+    dataset_class: Any  # nnU-Net sets it to None until it initialises it
+    _noted = ""  # what the log last said of the split
 
     # Data.
 
@@ -340,18 +211,9 @@ class ExtTrainer(nnUNetTrainer):
     # Training.
 
     def on_train_start(self) -> None:
-        """Build the batches, then set the random state: the checkpoint's, or the seed's for a fresh start."""
         if self.schedule.bfloat16 and (warning := bfloat16_warning(self.device)):
             self.print_to_log_file(warning)
-        if self.local_rank == 0:
-            # What a run that was killed while it wrote a checkpoint left behind.
-            for partial in Path(self.output_folder).glob(".partial-*"):
-                partial.unlink(missing_ok=True)
         super().on_train_start()
-        if self._random_state is None:
-            seed_everything(self.schedule.seed + self.local_rank)
-        else:
-            restore_random_state(self._random_state)
 
     def train_step(self, batch: Batch) -> dict[str, Any]:
         """nnU-Net's step on the labelled part, with its loss among the logged terms."""
@@ -440,7 +302,7 @@ class ExtTrainer(nnUNetTrainer):
     def on_epoch_end(self) -> None:
         """Log, keep the best and the latest checkpoint, and say how long the rest will take."""
         own = self.terms.means()
-        everyone = self._from_all_ranks(own)
+        everyone = self.from_all_ranks(own)
         means = {name: float(np.mean([m[name] for m in everyone])) for name in own}
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         dice = float(self.logger.get_value("mean_fg_dice", step=-1))
@@ -486,10 +348,3 @@ class ExtTrainer(nnUNetTrainer):
             yield
         finally:
             self.network = whole
-
-    def _from_all_ranks(self, value: Any) -> list[Any]:
-        if not self.is_ddp:
-            return [value]
-        values: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(values, value)
-        return values

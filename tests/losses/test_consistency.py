@@ -67,6 +67,37 @@ def test_networks_teach_each_other_and_no_gradient_reaches_the_teacher():
     assert a.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("kind", ["dice", "ce", "dice_ce"])
+def test_cross_pseudo_gradients_and_order(kind):
+    """Right as far as nnU-Net's Dice tells, which adds up in float32; the same in any order of pixels and networks."""
+    g = torch.Generator().manual_seed(5)
+    a, b = torch.randn(2, 2, 3, 4, 3, dtype=torch.float64, generator=g).unbind()
+
+    def total(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        first, second = cross_pseudo_loss(x, y, kind)
+        return first + 2 * second
+
+    # The labels that the networks give each other do not change within gradcheck's steps.
+    inputs = a.requires_grad_(), b.requires_grad_()
+    assert torch.autograd.gradcheck(total, inputs, eps=1e-3, atol=3e-4, rtol=0.02, nondet_tol=1e-6)
+    order = torch.randperm(12, generator=g)
+    mixed = [x.detach().flatten(2)[..., order] for x in (a, b)]
+    assert cross_pseudo_loss(*mixed, kind)[0].item() == pytest.approx(cross_pseudo_loss(a, b, kind)[0].item())
+    assert cross_pseudo_loss(b, a, kind)[1].item() == pytest.approx(cross_pseudo_loss(a, b, kind)[0].item())
+
+
+def test_consistency_agrees_with_the_sum_written_out():
+    g = torch.Generator().manual_seed(6)
+    student, teacher = torch.randn(2, 2, 3, 4, 3, dtype=torch.float64, generator=g).softmax(2).unbind()
+    mask = torch.rand(2, 4, 3, generator=g) > 0.5
+    expected, count = 0.0, 0
+    for n, y, x in mask.nonzero().tolist():
+        expected += sum((student[n, c, y, x] - teacher[n, c, y, x]).item() ** 2 for c in range(3)) / 3
+        count += 1
+    assert consistency_loss(student, teacher, mask).item() == pytest.approx(expected / count)
+    assert torch.autograd.gradcheck(lambda s: consistency_loss(s, teacher, mask), (student.requires_grad_(),))
+
+
 def test_consistency_by_hand_and_over_a_mask():
     p, q = torch.tensor([[[1.0, 0.5], [0.0, 0.5]]]), torch.tensor([[[0.0, 0.5], [1.0, 0.5]]])
     assert consistency_loss(p, q).item() == pytest.approx(0.5)

@@ -196,3 +196,14 @@ def test_keyed_gradcheck():
     assert torch.autograd.gradcheck(
         lambda a, p, n: keyed_contrastive_loss(a, p, n, labels, 0.5), (anchors, positive, negatives)
     )
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_keyed_order_does_not_matter(balanced):
+    g = torch.Generator().manual_seed(4)
+    anchors, positives, negatives = (torch.randn(n, 4, dtype=torch.float64, generator=g) for n in (5, 5, 9))
+    labels = torch.tensor([1, 1, 1, 2, 2, 5, 5, 5, 5])
+    loss = keyed_contrastive_loss(anchors, positives, negatives, labels, 0.3, balanced)
+    a, n = torch.randperm(5, generator=g), torch.randperm(9, generator=g)
+    mixed = keyed_contrastive_loss(anchors[a], positives[a], negatives[n], labels[n], 0.3, balanced)
+    assert mixed.item() == pytest.approx(loss.item())

@@ -101,6 +101,61 @@ def test_the_template_scheme_composes(blobs, quick):
     assert dice(store.propagated_label("three", fusion="majority"), blobs["three"]) > 0.8
 
 
+def test_a_deformable_pair_is_read_by_plain_simpleitk(blobs, quick):
+    store = RegistrationStore.open(777, quick.model_copy(update={"transform": "deformable"}))
+    run.register_dataset(store, cases=["three"])
+    stem = store.root / "pairs" / "three" / "one"
+    field = sitk.ReadImage(f"{stem}.nii.gz", sitk.sitkVectorFloat64)
+    assert np.abs(sitk.GetArrayFromImage(field)).max() > 0.05  # mm
+    displacement, affine = sitk.DisplacementFieldTransform(field), sitk.ReadTransform(f"{stem}.tfm")
+    for point in ((50.0, 66.0, 20.0), (40.0, 70.0, 12.0), (60.0, 60.0, 30.0)):
+        expected = affine.TransformPoint(displacement.TransformPoint(point))
+        assert store.transform("one", "three").TransformPoint(point) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("broken", ["label", "no organ", "image"])
+def test_a_labelled_case_that_cannot_be_the_template_costs_its_own_pairs_only(blobs, nnunet_root, quick, broken):
+    folder = nnunet_root / "raw" / NAME
+    file = folder / "labelsTr" / "one.nii.gz"
+    if broken == "no organ":
+        sitk.WriteImage(sitk.ReadImage(str(file)) * 0, str(file))
+    else:
+        (folder / "imagesTr" / "one_0000.nii.gz" if broken == "image" else file).write_bytes(b"no image")
+    store = RegistrationStore.open(777, quick.model_copy(update={"scheme": "template"}))
+    pairs = run.register_dataset(store)
+    assert store.template() == "two"
+    failed = {(pair["fixed"], pair["moving"]) for pair in pairs if pair["failure"]}
+    assert failed == {("two", "one")} | ({("one", "two")} if broken == "image" else set())
+    for case, truth in blobs.items():
+        assert store.best(case) == "two"
+        assert dice(store.propagated_label(case), truth) > 0.8
+
+
+def test_without_a_template_at_all_it_is_said(blobs, nnunet_root, capsys):
+    for case in LABELLED:
+        (nnunet_root / "raw" / NAME / "labelsTr" / f"{case}.nii.gz").write_bytes(b"no image")
+    with pytest.raises(SystemExit) as stop:
+        main(["register", "-d", "777", "--scheme", "template"])
+    assert stop.value.code == 2
+    assert "no labelled case can be the template, one, two cannot be read" in capsys.readouterr().err
+
+
+def test_what_only_chooses_among_stored_registrations_opens_the_same_store(blobs, quick):
+    store = RegistrationStore.open(777, quick)
+    run.register_dataset(store)
+    other = RegistrationStore.open(777, quick.model_copy(update={"selection": "cycle", "fusion": "staple"}))
+    assert other.root == store.root
+    assert other.missing() == []
+    assert other.score("one", "three") == -store.record("one", "three")["scores"]["cycle"]
+    # Training keeps what it made of them apart, and makes it again when a pair or a label that travels changes.
+    assert other.version() != store.version()
+    before = store.version()
+    assert RegistrationStore.open(777, quick).version() == before
+    file = store.cases.label_file("one")
+    sitk.WriteImage(sitk.ReadImage(str(file)) * 1 + 1, str(file))
+    assert store.version() != before
+
+
 def test_finished_pairs_are_not_done_again(blobs, quick, monkeypatch):
     store = RegistrationStore.open(777, quick)
     run.register_dataset(store, cases=["three", "one"])

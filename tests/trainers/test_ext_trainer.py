@@ -54,6 +54,20 @@ def test_killed_and_continued_equals_uninterrupted(train, monkeypatch):
         assert Path(whole.output_folder, "terms.csv").read_text() == terms
 
 
+def test_killed_before_the_first_latest_checkpoint_goes_on_from_the_best(train, change_settings, monkeypatch):
+    change_settings(schedule={"save_every": 50})
+    with monkeypatch.context() as patch:
+        interrupt(patch, ExtTrainer, "train_step", 3)
+        with pytest.raises(Killed):
+            train(NAME)
+    continued = train(NAME, resume=True)
+    assert continued.current_epoch == 3
+    logging = content(continued)["logging"]
+    starts, ends = (logging[f"epoch_{edge}_timestamps"] for edge in ("start", "end"))
+    assert len(starts) == len(ends) == 3
+    assert all(end >= start for start, end in zip(starts, ends, strict=True))
+
+
 def test_killed_while_writing_a_checkpoint(train, monkeypatch):
     expected = without_times(content(train(NAME)))
     save, calls = torch.save, []

@@ -64,8 +64,10 @@ def test_goes_on_from_its_state(filled):
     assert torch.equal(one.rows()["feature"], other.rows()["feature"])
 
 
-def test_a_state_of_another_size_is_refused():
-    big = bank(9)
-    push(big, *range(9))
-    with pytest.raises(ValueError, match="9 rows"):
-        bank(5).load_state_dict(big.state_dict())
+@pytest.mark.parametrize(("capacity", "filled"), [(9, 9), (5, 5), (5, 7), (9, 6)])
+def test_a_state_of_another_size_is_refused(capacity, filled):
+    """Fewer rows in a larger bank too, where the ring has come round: rows never written would count as remembered."""
+    other = bank(capacity)
+    push(other, *range(filled))
+    with pytest.raises(ValueError, match=f"{min(filled, capacity)} rows"):
+        bank(5 if capacity == 9 else 9).load_state_dict(other.state_dict())
