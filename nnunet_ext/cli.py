@@ -126,11 +126,11 @@ def evaluate(
 
 
 def demo(root: Path = Path("demo"), koos: bool = False) -> None:
-    """The whole story on made hearts, in minutes on a CPU, ending in a report.
+    """The whole story on synthetic hearts, in minutes on a CPU, ending in a report.
 
     Args:
         root: folder for everything it makes; running it again goes on where it stopped.
-        koos: grade made tumours as well, a few minutes more.
+        koos: grade synthetic tumours as well, a few minutes more.
     """
     from nnunet_ext.demo import run
 
@@ -291,13 +291,13 @@ def selftrain(
         into: dataset id of the first round; each further round takes the next id.
         rounds: how often to predict, pool and retrain.
         configuration: 2d (the default), 3d_fullres, ...; the probabilities of several are averaged.
-        trainer: any of nnU-Net's or nnunet_ext's.
+        trainer: any of nnU-Net's or nnunet_ext's; nnUNetTrainerBaseline is nnU-Net's with a schedule from the settings.
         plans: name of the plans.
         planner: nnU-Net's class that makes the plans where there are none: nnUNetPlannerResEncM for
             -p nnUNetResEncUNetMPlans.
         fold: 0 to 4, or all.
-        preset: as for `configure`.
-        settings: as for `configure`.
+        preset: as for `configure`; nnU-Net's own trainers take its network, not its schedule.
+        settings: as for `configure`; they are of nnunet_ext's trainers.
         confidence: leave out a scan when a structure's mean probability is below this.
         components: keep only the largest connected component of each structure.
         complete: leave out a scan in which a structure was not found.

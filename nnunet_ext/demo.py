@@ -1,4 +1,4 @@
-"""`nnunet_ext demo`: the whole story on made hearts, as the commands that a user would type."""
+"""`nnunet_ext demo`: the whole story on synthetic hearts, as the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def run(root: Path, koos: bool = False) -> Path:
     _score(space, "test_cine", [on_cine], "report_cine.html")
     report = _score(space, "test_lge", on_lge, "report.html")
     if koos:
-        _title("8. Koos grades of made tumours")
+        _title("8. Koos grades of synthetic tumours")
         _grade(space)
     print(f"\nDone in {duration(time.monotonic() - start)}.\nReport: {report.as_uri()}")
     return report

@@ -23,6 +23,9 @@ def parse(verbs: dict[str, Any], prog: str, arguments: list[str]) -> Callable[[]
         InputError: for arguments that do not fit; tyro would show them in a box of many lines.
     """
 
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
+        raise InputError(f"{arguments[0]}: no such command, one of {', '.join(verbs)} is needed; see {prog} --help")
+
     def later(verb: Callable[..., None]) -> Callable[..., Callable[[], None]]:
         @functools.wraps(verb)
         def bound(*given: Any, **named: Any) -> Callable[[], None]:

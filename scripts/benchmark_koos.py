@@ -1,4 +1,4 @@
-"""The grading table of BENCHMARKS.md: MSF-Koos-Net, its ablations and two baselines on made tumours.
+"""The grading table of BENCHMARKS.md: MSF-Koos-Net, its ablations and two baselines on synthetic tumours.
 
     python scripts/benchmark_koos.py --root WORK_FOLDER [--seeds 0 1 2] [--msfnet]
 

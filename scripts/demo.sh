@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole story on made data: virtual environment, install, `nnunet_ext demo`. Arguments go to the demo.
+# The whole story on synthetic data: virtual environment, install, `nnunet_ext demo`. Arguments go to the demo.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 install_project container
 echo "environment: $venv"

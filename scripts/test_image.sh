@@ -4,7 +4,7 @@
 #
 #   scripts/test_image.sh --image image.tar.gz --model model.tar.gz [--scans FOLDER]
 #
-# --scans    a folder of scans for a model of one channel; without it, a made scan
+# --scans    a folder of scans for a model of one channel; without it, a synthetic scan
 # From the environment: CONTAINER_TOOL, RUN_ARGS (more options for the tool's run), MEMORY_GB (4).
 source "$(dirname "${BASH_SOURCE[0]}")/image_common.sh"
 

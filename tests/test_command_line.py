@@ -62,7 +62,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(
     ("arguments", "named", "verb"),
     [
-        ("no-such-verb", ["no-such-verb"], ""),
+        ("no-such-verb", ["no-such-verb: no such command", "doctor"], ""),
         ("", ["env", "koos"], ""),
         ("env --no-such-flag", ["--no-such-flag"], " env"),
         ("evaluate", ["PRED", "GT"], " evaluate"),

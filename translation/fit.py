@@ -19,13 +19,14 @@ from nnunet_ext.data.images import read as read_image
 from nnunet_ext.data.images import require_same_grid
 from nnunet_ext.device import bfloat16_warning, pick_device
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import write_json
 from nnunet_ext.progress import progress
 from nnunet_ext.seeding import seed_everything
 from nnunet_ext.training.checkpoint import write as write_checkpoint
 from nnunet_ext.training.terms import Terms as TermTable
 from translation.cohort import Cohort, read_cohort
 from translation.method import LearnedMethod, as_slices
-from translation.model import FINAL, LATEST, default_folder, describe
+from translation.model import DESCRIPTION, FINAL, LATEST, default_folder, description
 from translation.optimise import linear_decay
 from translation.registry import build_settings, entry
 from translation.sampling import Batches
@@ -72,8 +73,8 @@ def fit(
     )
     folder = output or default_folder(from_source, to_target, method)
     with _processes(device) as (rank, on):
+        described = description(folder, method, settings, from_source, to_target)
         if rank == 0:
-            describe(folder, method, settings, from_source, to_target)
             preparation, sources, targets = prepare_cohorts(from_source, to_target, settings, folder)
         if dist.is_initialized():
             dist.barrier()
@@ -100,7 +101,12 @@ def fit(
             if rank == 0:
                 learner.tell_about([case.labels for case in sources if case.labels is not None])
             batches = Batches(sources, targets, settings, rank, further)
+            # Only now: settings that turn out to be wrong do not make the folder another fit's.
+            if rank == 0:
+                write_json(folder / DESCRIPTION, described)
             _train(learner, settings, batches, folder, on, rank, arguments.get("further", {}))
+        elif rank == 0:
+            write_json(folder / DESCRIPTION, described)
     log.info("%s: fitted", folder)
     return folder
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json, sha256, write_json
+from nnunet_ext.files import read_json, sha256
 from nnunet_ext.paths import results_root
 from nnunet_ext.training.settings import read_section
 from translation.cohort import Cohort
@@ -28,8 +28,8 @@ def default_folder(source: Cohort, target: Cohort, method: str) -> Path:
     return results_root() / "translation" / sides / method
 
 
-def describe(folder: Path, method: str, settings: VolumeSettings, source: Cohort, target: Cohort) -> None:
-    """Record the method, or check that the folder holds the same one.
+def description(folder: Path, method: str, settings: VolumeSettings, source: Cohort, target: Cohort) -> dict[str, Any]:
+    """What a fit is, for `method.json` of its folder.
 
     Raises:
         InputError: when the folder holds a fit with other settings or data.
@@ -51,11 +51,10 @@ def describe(folder: Path, method: str, settings: VolumeSettings, source: Cohort
                 keys = value if isinstance(value, dict) else {}
                 different = [k for k in keys if there.get(part, {}).get(k) != keys[k]]
                 raise InputError(
-                    f"{folder}: holds a fit with another {part} ({', '.join(different) or there.get(part)}), the same"
-                    " one is needed to continue it, or another folder by --output"
+                    f"{folder}: holds a fit with other {part} ({', '.join(different) or there.get(part)}); the same are"
+                    " needed to continue it, or another folder by --output, or remove this one"
                 )
-        return
-    write_json(path, content)
+    return content
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.ndimage import label as connected_components
 
+from nnunet_ext.errors import InputError
 from nnunet_ext.evaluation.metrics import case_metrics
 from nnunet_ext.files import atomic_path, make_folder, write_json
 from nnunet_ext.inference.images import read_scan, write_mask
@@ -35,6 +36,11 @@ class Filters:
     confidence: float = 0.0
     components: bool = False
     complete: bool = False
+
+    def check(self) -> None:
+        """Raises `InputError` for a confidence that no probability can have."""
+        if not 0 <= self.confidence <= 1:
+            raise InputError(f"--confidence {self.confidence}: not a probability, 0 to 1 is needed")
 
     def reason(self, probability: Mapping[str, float | None]) -> str | None:
         """Why a case is left out, or None."""

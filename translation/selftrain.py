@@ -19,8 +19,10 @@ from nnunet_ext.data.selection import subject_folds
 from nnunet_ext.device import pick_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, sha256, write_json
+from nnunet_ext.inference.network import trainer_class
 from nnunet_ext.paths import new_dataset_name, preprocessed_root, raw_root, results_root
-from nnunet_ext.training.configure import configure
+from nnunet_ext.training.configure import check_assignments, check_preset, configure
+from nnunet_ext.training.split import FOLDS
 from nnunet_ext.workspace import run_logged
 from translation.cohort import Cohort, label_table, read_cohort
 from translation.pseudo_labels import Filters, agreement, predict_cohort
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 REPORT = "selftrain.json"
 PROCESSES = "2"
+FOLD_NAMES = (*map(str, range(FOLDS)), "all")
+CONFIGURATIONS = ("2d", "3d_lowres", "3d_fullres")
 PLANNER, PLANS = "ExperimentPlanner", "nnUNetPlans"
 
 
@@ -46,12 +50,21 @@ class Training:
     planner: str = PLANNER
 
     def check(self) -> None:
-        """Refuse a device that nnU-Net does not take, a residual encoder's plans under the plain plans' name, and the
-        reverse.
+        """Refuse what nnU-Net would only stumble over after hours, and plans under the name of others.
 
         Raises:
-            InputError: then.
+            InputError: for a fold, configuration, trainer, preset, setting or device that there is not, a residual
+                encoder's plans under the plain plans' name, and the reverse.
         """
+        if self.fold not in FOLD_NAMES:
+            raise InputError(f"--fold {self.fold}: no such fold, one of {', '.join(FOLD_NAMES)} is needed")
+        for configuration in self.configurations:
+            if configuration not in CONFIGURATIONS:
+                raise InputError(f"-c {configuration}: no such configuration, of {', '.join(CONFIGURATIONS)} is needed")
+        trainer_class(self.trainer)
+        if self.preset is not None:
+            check_preset(self.preset)
+        check_assignments(self.settings)
         if pick_device(self.device).index is not None:
             raise InputError(
                 f"--device {self.device}: nnU-Net trains on cpu or cuda; CUDA_VISIBLE_DEVICES chooses a GPU"
@@ -108,6 +121,7 @@ def selftrain(
         raise InputError(f"--rounds {rounds}: no round, 1 or more is needed")
     training, filters = training or Training(), filters or Filters()
     training.check()
+    filters.check()
     source = read_cohort(dataset, "-d", labelled=True)
     scans = read_cohort(target, "--target", labelled=False)
     held_out = read_cohort(validation, "--validation", labelled=True) if validation else None
@@ -196,13 +210,29 @@ def _same_as_before(
                 f" remove {', '.join(map(str, stale))}"
             )
         if different:
-            raise InputError(f"{path}: holds another {', '.join(different)}, the same or another --into is needed")
+            told = ", ".join(_differences(there, content, different))
+            raise InputError(
+                f"{path}: was begun with other {told}; the same are needed to go on, or another --into, or remove"
+                f" {', '.join(map(str, [folder, *rounds]))}"
+            )
     elif rounds:
         raise InputError(
             f"{rounds[0]}: of a self-training that {path} no longer tells about; remove {', '.join(map(str, rounds))},"
             " or give another --into"
         )
     write_json(path, content)
+
+
+def _differences(there: dict[str, Any], now: dict[str, Any], parts: list[str]) -> list[str]:
+    """`fold (0, now all)` of each setting that is another one; the name alone of what is not a table of settings."""
+    told = []
+    for part in parts:
+        before, after = there.get(part), now[part]
+        if not (isinstance(before, dict) and isinstance(after, dict)):
+            told.append(part)
+            continue
+        told += [f"{key} ({before.get(key)}, now {after[key]})" for key in after if before.get(key) != after[key]]
+    return told
 
 
 def _trained_on_the_same(training: Training, name: str) -> None:

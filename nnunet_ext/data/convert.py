@@ -59,6 +59,6 @@ def convert(
         overwrite=overwrite,
     )
     if fold and (idle := len(layout.cases) - len(fold["train"]) - len(fold["val"])):
-        log.warning("%s: %d cases are in neither train nor val, so fold 0 leaves them out", name, idle)
+        log.warning("%s: %d case(s) in neither train nor val, left out of fold 0", name, idle)
     log.info("%s: %d cases, %d labelled", name, len(layout.cases), len(layout.cases) - len(unlabelled))
     return folder

@@ -1,4 +1,4 @@
-"""The anatomy of the made hearts: a volume painted tissue over tissue in millimetres."""
+"""The anatomy of the synthetic hearts: a volume painted tissue over tissue in millimetres."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Made tumours of the cerebellopontine angle in two modalities, graded as on the Koos scale.
+"""Synthetic tumours of the cerebellopontine angle in two modalities, graded as on the Koos scale.
 
 The porus of the inner ear canal lies at the origin, the brainstem medial to it beyond a cistern of cerebrospinal fluid.
 What decides the grade is where the tumour ends: 1 inside the canal; 2 in the cistern, short of the brainstem; 3 on the

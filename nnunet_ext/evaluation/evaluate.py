@@ -88,6 +88,10 @@ def evaluate(
     kept = {case: result for case, result in scored.items() if result is not None}
     if not kept:
         raise InputError(f"{truth}: every case holds nothing but the ignore label, a labelled case is needed")
+    for name, values in labels.classes.items():
+        if all(scores[name].outcome == "absent" for result in kept.values() for scores in result):
+            value = " or ".join(map(str, values))
+            notes.append(f"{name}: its value {value} is in no mask, of the ground truth or of a prediction.")
     for note in notes:
         log.warning(note)
     return Evaluation(

@@ -147,14 +147,17 @@ def _pictures(evaluation: Evaluation, images: Path | None) -> Section:
     chosen = {}
     if ranked:
         chosen = {"Best": ranked[-1][1], "Median": ranked[(len(ranked) - 1) // 2][1], "Worst": ranked[0][1]}
-    figures = []
+    figures: list[Block] = []
+    scans = {case: image_file(images, case) if images else None for case in chosen.values()}
+    if images and (black := sorted(case for case, scan in scans.items() if scan is None)):
+        figures.append(Text(f"{images}: no scan of {', '.join(black)}, drawn on black.", tone="warning"))
     for what, case in chosen.items():
         if case in [c for w, c in chosen.items() if list(chosen).index(w) < list(chosen).index(what)]:
             continue  # fewer than three cases
         picture = montage(
             truth[case],
             {method: each[case] for method, each in files.items()},
-            image_file(images, case) if images else None,
+            scans[case],
             evaluation.labels,
         )
         told = " · ".join(f"{method} {_case_dice(evaluation, method, case)}" for method in evaluation.methods)

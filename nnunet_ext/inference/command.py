@@ -15,7 +15,7 @@ from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
 from nnunet_ext.inference.folder import Case, find_cases, predict_folder
 from nnunet_ext.inference.model import Model
-from nnunet_ext.inference.package import load_model, write_package
+from nnunet_ext.inference.package import check_name, load_model, write_package
 from nnunet_ext.inference.predictor import FAST_STEP, STEP, Predictor
 from nnunet_ext.inference.sockets import parse_sockets
 from nnunet_ext.inference.trained import read_trained
@@ -92,6 +92,7 @@ def package(
     koos: Path | None = None,
 ) -> str:
     """Write a model package; returns a line that says what is in it."""
+    check_name(target)
     model = read_trained(folders, folds, checkpoint, postprocessing)
     if sockets is not None:
         model = replace(model, sockets=parse_sockets(read_json(sockets), str(sockets)))

@@ -36,14 +36,19 @@ KOOS = "models/koos.pth"
 LARGEST_UINT8 = 255
 
 
+def check_name(target: Path) -> None:
+    """Raises `InputError` for a package's name that `load_model` would not take for one."""
+    if not target.name.endswith(".tar.gz"):
+        raise InputError(f"-o {target}: a name ending in .tar.gz is needed")
+
+
 def write_package(model: Model, target: Path) -> None:
     """Write a package (`.tar.gz`). The same model gives the same bytes.
 
     Raises:
         InputError: when the target is not a `.tar.gz` or a label does not fit the container's uint8 masks.
     """
-    if not target.name.endswith(".tar.gz"):
-        raise InputError(f"-o {target}: a name ending in .tar.gz is needed")
+    check_name(target)
     largest = max(int(label) for label in model.first.labels.all_labels)
     if largest > LARGEST_UINT8:
         raise InputError(f"labels: {largest} is used, at most {LARGEST_UINT8} fits the container's uint8 masks")

@@ -24,6 +24,7 @@ import numpy as np
 import SimpleITK as sitk
 from filelock import FileLock
 
+from nnunet_ext.data.dataset import read_description
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.paths import dataset_name, preprocessed_root
@@ -49,10 +50,12 @@ class RegistrationStore:
         """The store of a dataset, these settings and this fold's labelled cases; it may still be empty.
 
         Raises:
-            InputError: as `Cases.of`.
+            InputError: as `Cases.of`, and for a channel that the dataset does not have.
         """
         settings = settings or RegistrationSettings()
         cases = Cases.of(dataset, fold)
+        if settings.channel >= (count := len(read_description(dataset)[1]["channel_names"])):
+            raise InputError(f"channel={settings.channel}: {cases.folder.name} has {count}, 0 to {count - 1} is needed")
         folder = preprocessed_root() / dataset_name(dataset) / "registration"
         return cls(folder / settings.digest(cases.labelled), cases, settings)
 

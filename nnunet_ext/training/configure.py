@@ -56,23 +56,38 @@ def configure(
     before = deepcopy(own)
     settings = deepcopy(overrides_of(resolved, where))
     if preset is not None:
-        if preset not in PRESETS:
-            raise InputError(f"--preset {preset}: not a preset, one of {', '.join(PRESETS)} is needed")
+        check_preset(preset)
         planned, preset_settings = PRESETS[preset](resolved)
         own |= planned
         for section, values in preset_settings.items():
             settings.setdefault(section, {}).update(values)
+    _assign(settings, assignments, where)
+    if settings:
+        own[KEY] = settings
+    if own != before:
+        write_json(target, content)
+    return target, PlansManager(content).get_configuration(configuration).configuration
+
+
+def check_preset(preset: str) -> None:
+    """Raises `InputError` for a preset that there is not."""
+    if preset not in PRESETS:
+        raise InputError(f"--preset {preset}: not a preset, one of {', '.join(PRESETS)} is needed")
+
+
+def check_assignments(assignments: Iterable[str]) -> None:
+    """Raises `InputError` as `configure` would, before there are plans; a preset's settings are not looked at."""
+    _assign({}, assignments, "--set")
+
+
+def _assign(settings: dict[str, Any], assignments: Iterable[str], where: str) -> None:
+    """Put `section.key=value` into settings and check all of them."""
     for text in assignments:
         section, key, value = _parse(text)
         section_class(section)
         settings.setdefault(section, {})[key] = value
     for section in settings:
         read_section(settings, section, section_class(section), where)
-    if settings:
-        own[KEY] = settings
-    if own != before:
-        write_json(target, content)
-    return target, PlansManager(content).get_configuration(configuration).configuration
 
 
 def summary(configuration: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The made hearts: seeded, plausible, different in kind between the modalities."""
+"""The synthetic hearts: seeded, plausible, different in kind between the modalities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The made tumours: graded as they say, one person in two modalities, and not gradable by volume."""
+"""The synthetic tumours: graded as they say, one person in two modalities, and not gradable by volume."""
 
 from __future__ import annotations
 

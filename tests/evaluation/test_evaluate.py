@@ -124,6 +124,12 @@ def test_label_picks_structures_and_keeps_the_ignore_label(folders: tuple[Path, 
     assert evaluation.values("good", "L", "dice") == [1.0, 1.0]
 
 
+def test_a_label_that_no_mask_holds_is_told(folders: tuple[Path, Path]) -> None:
+    prediction, truth = folders
+    notes = evaluate([prediction], truth, label=["L=1", "lost=77"]).notes
+    assert notes == ["lost: its value 77 is in no mask, of the ground truth or of a prediction."]
+
+
 def test_unlabelled_cases_are_never_read(folders: tuple[Path, Path]) -> None:
     prediction, truth = folders
     (truth / "u.nii.gz").write_text("not an image")

@@ -352,6 +352,7 @@ def test_the_command_writes_a_report(blobs, tmp_path, capsys):
         (["--jobs", "0"], "--jobs 0"),
         (["-f", "0"], "too few for 5 folds, use fold all or write a split"),
         (["-f", "first"], "-f first: no such fold"),
+        (["--set", "channel=1"], "channel=1: Dataset777_Blobs has 1, 0 to 0 is needed"),
     ],
 )
 def test_wrong_input_is_one_line(blobs, capsys, words, message):

@@ -1,4 +1,4 @@
-"""Two small cohorts of made hearts: labelled cine (901) and LGE with one labelled case for validation (902)."""
+"""Two small cohorts of synthetic hearts: labelled cine (901) and LGE with one labelled case for validation (902)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Self-training on made hearts, with nnU-Net's commands recorded instead of run; the slow test runs them."""
+"""Self-training on synthetic hearts, with nnU-Net's commands recorded instead of run; the slow test runs them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from nnunet_ext.paths import results_root
 from translation.pseudo_labels import Filters
 from translation.selftrain import Training, selftrain
 
+TRAINER = "nnUNetTrainerBaseline"
+
 
 @pytest.fixture
 def commands(hearts, monkeypatch):
@@ -24,7 +26,7 @@ def commands(hearts, monkeypatch):
         ran.append(command)
         if command[0] == "nnUNetv2_train":
             (name,) = (p.name for p in (hearts / "raw").iterdir() if p.name.startswith(f"Dataset{command[1]}"))
-            fold = Training(trainer="T").model(name, command[2]) / "fold_all"
+            fold = Training(trainer=TRAINER).model(name, command[2]) / "fold_all"
             fold.mkdir(parents=True, exist_ok=True)
             (fold / "checkpoint_final.pth").touch()
 
@@ -50,7 +52,7 @@ def lge_labels(hearts, made_hearts):
 
 
 def run(**arguments):
-    training = Training(trainer="T", device="cpu")
+    training = Training(trainer=TRAINER, device="cpu")
     return selftrain("901", "902", 910, training=training, **arguments)
 
 
@@ -67,7 +69,7 @@ def test_rounds_pool_and_retrain_and_a_second_call_repeats_nothing(hearts, comma
     assert all(c[3:] == ("lge_000", "lge_001") for c in commands if c[0] == "predict")
     assert report["rounds"][2]["agreement_with_round_before"] == {"RV": 1, "MYO": 1, "LV": 1}
     assert report["best"] == 2
-    assert report["models"] == [str(results_root() / "Dataset911_CineRound2" / "T__nnUNetPlans__2d")]
+    assert report["models"] == [str(results_root() / "Dataset911_CineRound2" / f"{TRAINER}__nnUNetPlans__2d")]
     pooled = json.loads((hearts / "raw" / "Dataset910_CineRound1" / "dataset.json").read_text())
     assert pooled["numTraining"] == 5
     assert pooled["nnunet_ext"]["pseudo_labelled"] == ["lge_000", "lge_001"]
@@ -97,7 +99,7 @@ def test_best_round_is_chosen_on_validation(hearts, commands, lge_labels, monkey
 
 
 def test_interrupted_training_continues(hearts, commands, lge_labels):
-    fold = Training(trainer="T").model("Dataset901_Cine", "2d") / "fold_all"
+    fold = Training(trainer=TRAINER).model("Dataset901_Cine", "2d") / "fold_all"
     fold.mkdir(parents=True)
     (fold / "checkpoint_latest.pth").touch()
     run(rounds=1)
@@ -108,8 +110,31 @@ def test_interrupted_training_continues(hearts, commands, lge_labels):
 
 def test_other_settings_are_not_mixed_in(hearts, commands, lge_labels):
     run(rounds=1)
-    with pytest.raises(InputError, match="holds another filters"):
+    with pytest.raises(
+        InputError, match=r"other confidence \(0\.0, now 0\.5\); .* remove .*selftrain/Dataset910_CineRound1"
+    ):
         run(rounds=1, filters=Filters(confidence=0.5))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"fold": "7"}, "--fold 7: no such fold"),
+        ({"configurations": ("5d",)}, "-c 5d: no such configuration"),
+        ({"trainer": "nope"}, "trainer nope: not found"),
+        ({"preset": "tiny"}, "--preset tiny: not a preset"),
+        ({"settings": ("foo.bar=1",)}, "foo: no such settings section"),
+        ({"settings": ("epochs=none",)}, "schedule.epochs"),
+        ({"confidence": 7.0}, "--confidence 7.0: not a probability"),
+    ],
+)
+def test_wrong_input_stops_before_anything_and_the_right_call_goes_on(hearts, commands, lge_labels, changed, message):
+    filters = Filters(confidence=changed.pop("confidence", 0.0))
+    training = Training(**{"trainer": TRAINER, "device": "cpu"} | changed)
+    with pytest.raises(InputError, match=message):
+        selftrain("901", "902", 910, training=training, filters=filters)
+    assert commands == []
+    run(rounds=1)
 
 
 def darken(path):
@@ -128,7 +153,7 @@ def test_changed_cases_are_refused_with_what_to_remove(hearts, commands, lge_lab
         run(rounds=1)
     assert commands == []
     told = [Path(p) for p in str(caught.value).split("remove ")[1].split(", ")]
-    assert hearts / "results" / "Dataset901_Cine" / "T__nnUNetPlans__2d" in told
+    assert hearts / "results" / "Dataset901_Cine" / f"{TRAINER}__nnUNetPlans__2d" in told
     # Half of it removed is not taken for a new start either.
     shutil.rmtree(told.pop(0))
     with pytest.raises(InputError, match=r"Dataset910_CineRound1: of a self-training that"):
@@ -149,10 +174,12 @@ def translated_by(checkpoint, *files):
 
 
 def test_model_of_an_earlier_translation_is_refused_under_any_id(hearts, commands, lge_labels):
-    model = Training(trainer="T").model("Dataset901_Cine", "2d")
+    model = Training(trainer=TRAINER).model("Dataset901_Cine", "2d")
     translated_by("old", model / "dataset.json")
     translated_by("new", hearts / "raw" / "Dataset901_Cine" / "dataset.json")
-    with pytest.raises(InputError, match=r"T__nnUNetPlans__2d: trained on Dataset901_Cine as another translation"):
+    with pytest.raises(
+        InputError, match=r"Baseline__nnUNetPlans__2d: trained on Dataset901_Cine as another translation"
+    ):
         run(rounds=1)
     assert commands == []
     translated_by("new", model / "dataset.json")
@@ -171,7 +198,7 @@ def test_plans_of_an_earlier_translation_are_made_again(hearts, commands, lge_la
 
 def test_planner_is_handed_on(hearts, commands, lge_labels):
     plans = "nnUNetResEncUNetMPlans"
-    training = Training(trainer="T", plans=plans, planner="nnUNetPlannerResEncM", device="cpu")
+    training = Training(trainer=TRAINER, plans=plans, planner="nnUNetPlannerResEncM", device="cpu")
     selftrain("901", "902", 910, training=training, rounds=1)
     planning = [c for c in commands if c[0] == "nnUNetv2_plan_experiment"]
     assert [c[3:] for c in planning] == [("-pl", "nnUNetPlannerResEncM", "-overwrite_plans_name", plans)] * 2

@@ -1,4 +1,4 @@
-"""`translate fit` and `translate apply` on made hearts, from raw datasets to a raw dataset."""
+"""`translate fit` and `translate apply` on synthetic hearts, from raw datasets to a raw dataset."""
 
 from __future__ import annotations
 
@@ -124,8 +124,19 @@ def test_finished_fit_is_not_repeated_and_other_settings_are_refused(hearts):
     before = (folder / FINAL).stat().st_mtime_ns
     tiny()
     assert (folder / FINAL).stat().st_mtime_ns == before
-    with pytest.raises(InputError, match=r"another settings \(epochs\)"):
+    with pytest.raises(InputError, match=r"other settings \(epochs\)"):
         tiny("cut", "epochs=3")
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong"),
+    [("tanq", 'region_normalised=["cochlea"]'), ("msfnet", "vgg19=nope"), ("histogram", "atlas=nope")],
+)
+def test_a_fit_refused_for_its_settings_leaves_the_folder_to_the_right_ones(hearts, method, wrong):
+    right = {"histogram": (), "tanq": ("epochs=1",), "msfnet": ("epochs=1", "blocks=2", "decoder_blocks=1")}[method]
+    with pytest.raises(InputError):
+        tiny(method, *right, wrong)
+    assert (tiny(method, *right) / "method.json").exists()
 
 
 def test_second_apply_translates_nothing_again(hearts, monkeypatch):
@@ -260,7 +271,7 @@ def test_fit_from_before_a_setting_existed_is_continued(hearts):
     del described["settings"]["lambda_mind"]
     path.write_text(json.dumps(described))
     assert tiny() == folder
-    with pytest.raises(InputError, match=r"another settings \(lambda_mind\)"):
+    with pytest.raises(InputError, match=r"other settings \(lambda_mind\)"):
         tiny("cut", "lambda_mind=1")
 
 
