@@ -9,6 +9,7 @@ from nnunet_ext.losses.precision import wide
 
 # Cells per axis of a frame that a packed key can tell apart: 64 m at 1 mm.
 CELLS = 1 << 16
+PART = 4096  # rows of a bank
 
 
 def cell_keys(frame: Tensor, position: Tensor, cell: float, offset: Tensor) -> Tensor:
@@ -50,27 +51,31 @@ def registered_positives(
     """
     n, dim = len(keys), bank_features.shape[1]
     with torch.no_grad():
+        nobody = wide(bank_features[:0]).new_zeros((n, dim)), torch.zeros(n, dtype=torch.bool, device=keys.device)
+        if n == 0:
+            return nobody
         places, place = keys.unique(return_inverse=True)
-        wanted = torch.isin(bank_keys, places) & (bank_keys >= 0)
-        # Half-precision banks: only what is asked for is widened.
-        features = bank_features[wanted]
-        features = wide(features)
-        if not wanted.any():
-            return features.new_zeros((n, dim)), torch.zeros(n, dtype=torch.bool, device=keys.device)
+        at = torch.searchsorted(places, bank_keys).clamp_max_(len(places) - 1)
+        wanted = ((places[at] == bank_keys) & (bank_keys >= 0)).nonzero()[:, 0]
+        if len(wanted) == 0:
+            return nobody
         # One group for each place that is asked for and each volume that the bank has there.
         volumes = int(torch.cat((case, bank_case)).max()) + 1
-        pair = torch.searchsorted(places, bank_keys[wanted]) * volumes + bank_case[wanted].long()
+        pair = at[wanted] * volumes + bank_case[wanted].long()
         pairs, group = pair.unique(return_inverse=True)
-        mean = features.new_zeros((len(pairs), dim)).index_add_(0, group, features)
+        mean = nobody[0].new_zeros((len(pairs), dim))
+        # Half-precision banks: only what is asked for is widened, and a part at a time: large copies are what costs.
+        for part in torch.arange(len(wanted), device=keys.device).split(PART):
+            mean.index_add_(0, group[part], wide(bank_features[wanted[part]]))
         mean /= group.bincount(minlength=len(pairs))[:, None]
         at_place = pairs.div(volumes, rounding_mode="floor")
-        total = features.new_zeros((len(places), dim)).index_add_(0, at_place, mean)
+        total = mean.new_zeros((len(places), dim)).index_add_(0, at_place, mean)
         count = at_place.bincount(minlength=len(places))
         # The anchor's own volume is taken out again.
         own = place * volumes + case.long()
-        at = torch.searchsorted(pairs, own).clamp_max(len(pairs) - 1)
-        is_own = pairs[at] == own
-        others = total[place] - mean[at] * is_own[:, None]
+        own_at = torch.searchsorted(pairs, own).clamp_max(len(pairs) - 1)
+        is_own = pairs[own_at] == own
+        others = total[place] - mean[own_at] * is_own[:, None]
         n_others = count[place] - is_own.long()
         found = n_others > 0
         return torch.where(found[:, None], others / n_others.clamp_min(1)[:, None], 0), found
