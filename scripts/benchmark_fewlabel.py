@@ -35,6 +35,10 @@ FULL = "all labelled"
 VARIANTS: dict[str, dict[str, Any]] = {
     # The labelled half of the batches with AdamW: what every method but Baseline adds something to.
     "MeanTeacher-alone": {"weight": 0, "inference": "student"},
+    # CCT-R predicts with the mean of both students, the other pairs with the first.
+    "CTS-mean": {"inference": "mean"},
+    "MCSC-mean": {"inference": "mean"},
+    "CCTR-first": {"inference": "first"},
     # Table 6.4 of the thesis.
     "CCTR-noRSL": {"rsl_weight": 0},
     "CCTR-noBRS": {"choice": "random"},
@@ -75,7 +79,15 @@ TASKS = (
     Task("Hippocampus", "labelled_1", 41, 3, HIPPOCAMPUS, scheme="template"),
     Task("Hippocampus", "labelled_3", 43, 3, HIPPOCAMPUS, scheme="template", variants=tuple(VARIANTS)),
     Task("Hippocampus", "labelled_7", 47, 3, HIPPOCAMPUS, scheme="template"),
-    Task("ACDC", "labelled_3", 53, 1, ("acdc",), "patient[0-9]+"),
+    Task(
+        "ACDC",
+        "labelled_3",
+        53,
+        1,
+        ("acdc",),
+        "patient[0-9]+",
+        variants=("MeanTeacher-alone", "CTS-mean", "CCTR-first"),
+    ),
     Task("Hippocampus", None, 40, 3, HIPPOCAMPUS),
     Task("ACDC", None, 50, 1, ("acdc",), "patient[0-9]+"),
 )
