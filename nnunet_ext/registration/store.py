@@ -150,7 +150,7 @@ class RegistrationStore:
             raise InputError(f"{file}: no such registration, nnunet_ext register has to be run for this dataset first")
         return read_json(file)
 
-    def version(self) -> str:
+    def fingerprint(self) -> str:
         """Twelve characters that change with any registration of this fold, any label that travels and the settings.
 
         Raises:

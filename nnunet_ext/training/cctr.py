@@ -67,7 +67,7 @@ class CCTRTrainer(CrossTeachingTrainer):
         store = RegistrationStore.open(base.name, self.settings.registration, self.fold)
         choice, seed = self.settings.choice, self.schedule.seed
         load = from_store(store, choice, seed, self.fold)
-        name = f"{store.version()}-{choice}" + (f"-{seed}" if choice == "random" else "")
+        name = f"{store.fingerprint()}-{choice}" + (f"-{seed}" if choice == "random" else "")
         images = self._dataset(cases.labelled + cases.unlabelled)
 
         def shape(case: str) -> tuple[int, ...]:

@@ -148,12 +148,12 @@ def test_what_only_chooses_among_stored_registrations_opens_the_same_store(blobs
     assert other.missing() == []
     assert other.score("one", "three") == -store.record("one", "three")["scores"]["cycle"]
     # Training keeps what it made of them apart, and makes it again when a pair or a label that travels changes.
-    assert other.version() != store.version()
-    before = store.version()
-    assert RegistrationStore.open(777, quick).version() == before
+    assert other.fingerprint() != store.fingerprint()
+    before = store.fingerprint()
+    assert RegistrationStore.open(777, quick).fingerprint() == before
     file = store.cases.label_file("one")
     sitk.WriteImage(sitk.ReadImage(str(file)) * 1 + 1, str(file))
-    assert store.version() != before
+    assert store.fingerprint() != before
 
 
 def test_finished_pairs_are_not_done_again(blobs, quick, monkeypatch):
