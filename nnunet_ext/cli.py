@@ -241,7 +241,9 @@ def predict(
 
 
 def package(
-    models: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="MODEL ...")],
+    models: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, arg(metavar="MODEL ...", help_behavior_hint="(required)")
+    ],
     target: Annotated[Path, arg(aliases=["-o"], name="output")],
     folds: Annotated[Several[str], arg(aliases=["-f"], metavar="FOLD ...")] = (),
     checkpoint: str = "checkpoint_final.pth",

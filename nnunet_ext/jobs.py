@@ -15,7 +15,7 @@ Backend = Literal["loky", "dask", "ray"]
 
 @contextmanager
 def job_backend(backend: Backend, jobs: int) -> Iterator[None]:
-    """Make `backend` joblib's choice; a Dask cluster that was started here is stopped again.
+    """Make `backend` joblib's choice; a Dask or Ray cluster that was started here is stopped again.
 
     Args:
         backend: `dask` starts a local cluster unless a client is already open, `ray` likewise.
@@ -45,9 +45,15 @@ def job_backend(backend: Backend, jobs: int) -> Iterator[None]:
                 yield
     else:
         try:
+            import ray
             from ray.util.joblib import register_ray
         except ImportError:
             raise InputError("--backend ray: not installed, pip install 'nnunet_ext[ray]' is needed") from None
         register_ray()
-        with joblib.parallel_config("ray"):
-            yield
+        running = ray.is_initialized()
+        try:
+            with joblib.parallel_config("ray"):
+                yield
+        finally:
+            if not running:
+                ray.shutdown()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ext.data.dataset import Case, write_dataset
+from nnunet_ext.data.folds import FOLDS
 from nnunet_ext.data.selection import subject_folds
 from nnunet_ext.device import pick_device
 from nnunet_ext.errors import InputError
@@ -22,7 +23,6 @@ from nnunet_ext.files import read_json, sha256, write_json
 from nnunet_ext.inference.network import trainer_class
 from nnunet_ext.paths import new_dataset_name, preprocessed_root, raw_root, results_root
 from nnunet_ext.training.configure import check_assignments, check_preset, configure
-from nnunet_ext.training.split import FOLDS
 from nnunet_ext.workspace import run_logged
 from translation.cohort import Cohort, label_table, read_cohort
 from translation.pseudo_labels import Filters, agreement, predict_cohort

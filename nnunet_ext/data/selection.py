@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.data.dataset import Case
-from nnunet_ext.data.images import natural
+from nnunet_ext.data.folds import FOLDS, cross_validation
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
-
-FOLDS = 5
 
 
 def read_names(spec: str, flag: str = "--labelled") -> list[str]:
@@ -135,22 +133,10 @@ def subject_folds(cases: Sequence[Case], unlabelled: set[str]) -> list[dict[str,
     """
     if not unlabelled and all(c.group == c.name for c in cases):
         return None
-    from nnunetv2.utilities.crossval_split import generate_crossval_split
-
-    # A subject with an unlabelled case beside a labelled one moves as a whole.
-    groups = sorted({c.group for c in cases if c.name not in unlabelled}, key=natural)
-    if len(groups) < 2:
+    people = len({c.group for c in cases if c.name not in unlabelled})
+    if people < 2:
         return None
-    folds = []
-    for part in generate_crossval_split(groups, n_splits=min(FOLDS, len(groups))):
-        held_out = {str(g) for g in part["val"]}
-        folds.append(
-            {
-                "train": [c.name for c in cases if c.group not in held_out],
-                "val": [c.name for c in cases if c.group in held_out and c.name not in unlabelled],
-            }
-        )
-    return folds
+    return cross_validation({c.name: c.group for c in cases}, unlabelled, min(FOLDS, people))
 
 
 def _names(content: Any, origin: str) -> list[str]:

@@ -30,12 +30,12 @@ FAST_STEP = 0.75
 
 @dataclass
 class Prepared:
-    """A case before the network: for each member, preprocessed data (C, z, y, x) and nnU-Net's properties."""
+    """A case before the network: for each member, preprocessed data (C, z, y, x) and nnU-Net's properties; nothing
+    for a scan without contrast."""
 
     scan: Scan
     data: list[torch.Tensor | None]
     properties: list[dict[str, Any]]
-    constant: bool
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Predictor:
         array, scan.channels = scan.channels, np.empty((0, 0, 0, 0), np.float32)
         # A scan without contrast shows nothing; after normalisation the network would only see rounding errors.
         if all(channel.min() == channel.max() for channel in array):
-            return Prepared(scan, [], [], constant=True)
+            return Prepared(scan, [], [])
         data: list[torch.Tensor | None] = []
         properties: list[dict[str, Any]] = []
         for member in self.model.members:
@@ -115,7 +115,7 @@ class Predictor:
             )
             data.append(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)))
             properties.append(props)
-        return Prepared(scan, data, properties, constant=False)
+        return Prepared(scan, data, properties)
 
     def logits(self, prepared: Prepared) -> Logits:
         """Run the networks."""

@@ -91,11 +91,11 @@ def region_normalise(
 
 
 class PlainNorm(nn.Module):
-    """Instance normalisation without learned parameters; takes the masks that `RegionNorm` takes and ignores them."""
+    """Instance normalisation without learned parameters; takes channels and masks, as `RegionNorm`
+    does, and needs neither."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.channels = channels
 
     def forward(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
         return F.instance_norm(x)

@@ -6,13 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2.utilities.crossval_split import generate_crossval_split
-
+from nnunet_ext.data.folds import FOLDS, cross_validation
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json, write_json
-
-FOLDS = 5
-SEED = 12345  # nnU-Net's own, so that a fully labelled dataset is split as nnU-Net splits it
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def split_cases(
         return Cases(labelled, bare, labelled, f"Fold all trains on {note}: not a measure of generalisation.")
 
     if not splits_file.is_file():
-        _write_splits(labelled, bare, splits_file, subjects or {})
+        _write_splits(known, without, splits_file, subjects or {})
     train, validation = _stored(splits_file, int(fold), set(known))
     moved = [k for k in validation if k in without]
     cases = Cases(
@@ -81,22 +77,15 @@ def split_cases(
     return Cases(cases.labelled, cases.unlabelled, cases.validation, note)
 
 
-def _write_splits(labelled: list[str], unlabelled: list[str], splits_file: Path, subjects: Mapping[str, str]) -> None:
-    groups = sorted({subjects.get(k, k) for k in labelled})
-    if len(groups) < FOLDS:
+def _write_splits(known: list[str], unlabelled: set[str], splits_file: Path, subjects: Mapping[str, str]) -> None:
+    persons = {case: subjects.get(case, case) for case in known}
+    people = len({person for case, person in persons.items() if case not in unlabelled})
+    if people < FOLDS:
         raise InputError(
-            f"{splits_file}: not there, and {len(groups)} labelled cases or subjects are too few for {FOLDS} folds,"
+            f"{splits_file}: not there, and {people} labelled cases or subjects are too few for {FOLDS} folds,"
             " use fold all or write a split"
         )
-    splits = []
-    for fold in generate_crossval_split(groups, seed=SEED, n_splits=FOLDS):
-        held_out = set(fold["val"])
-        validation = [k for k in labelled if subjects.get(k, k) in held_out]
-        train = [k for k in labelled if subjects.get(k, k) not in held_out]
-        # An unlabelled case of a held-out person would still show that person to the training.
-        others = [k for k in unlabelled if subjects.get(k, k) not in held_out]
-        splits.append({"train": train + others, "val": validation})
-    write_json(splits_file, splits)
+    write_json(splits_file, cross_validation(persons, unlabelled, FOLDS))
 
 
 def _stored(splits_file: Path, fold: int, known: set[str]) -> tuple[list[str], list[str]]:

@@ -385,5 +385,15 @@ def test_a_dask_cluster_does_the_work(blobs, quick):
     assert any(loaded.values())  # a worker's process did it, not this one
 
 
+@pytest.mark.slow
+def test_a_ray_cluster_does_the_work(blobs, quick):
+    ray = pytest.importorskip("ray", reason="Ray is an extra that the tests do without: pip install 'nnunet_ext[ray]'")
+    assert not ray.is_initialized()
+    pairs = run.register_dataset(RegistrationStore.open(777, quick), backend="ray", jobs=2)
+    assert len(pairs) == 6
+    assert not any(pair["failure"] for pair in pairs)
+    assert not ray.is_initialized()  # what was started here is stopped again
+
+
 def _has_loaded(module: str) -> bool:
     return module in sys.modules
