@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from container.outputs import check_output, remove_staging
+from container.outputs import check_output, remove_unfinished
 from container.settings import Settings, parse
 from nnunet_ext.errors import InputError, one_line
 
@@ -59,13 +59,14 @@ def _run(settings: Settings) -> None:
         names = _processor(settings)()
         log.info("wrote %s", ", ".join(names))
         return
-    from nnunet_ext.inference.folder import find_cases, predict_folder
+    from nnunet_ext.inference.folder import find_cases, predict_folder, require_apart
 
     predictor = _predictor(settings)
     try:
         cases = find_cases(settings.input, predictor.model.first.channels, settings.pattern, settings.names)
     except InputError as error:
         raise InputError(f"{error}, or a case with {INPUTS}") from None
+    require_apart(cases, settings.output)
     grader = _grader(predictor)
     failed = predict_folder(predictor, cases, settings.output)
     if grader is not None:
@@ -104,7 +105,7 @@ def _stop_at_once(settings: Settings) -> None:
     """End on SIGTERM and SIGINT within moments: unfinished files are removed, the case is given up."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        remove_staging(settings.output)
+        remove_unfinished(settings.output)
         log.info("stopped by %s", signal.Signals(number).name)
         # Not sys.exit: threads in the middle of a network pass would be waited for.
         os._exit(128 + number)

@@ -12,6 +12,8 @@ from pathlib import Path
 from nnunet_ext.errors import InputError
 
 PARTIAL = ".partial-"
+# Where the files of a case are being moved to: what a signal handler has to remove of them.
+_moving: list[Path] = []
 
 
 def check_output(folder: Path) -> None:
@@ -53,21 +55,28 @@ def all_or_nothing(folder: Path, names: Sequence[str]) -> Iterator[Path]:
             yield root
             for name in names:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            _moving.extend(folder / name for name in names)
             try:
                 for name in names:
                     os.replace(root / name, folder / name)
             except BaseException:
                 clear(folder, names)
                 raise
+            finally:
+                _moving.clear()
     except OSError as error:
         raise InputError(f"{folder}: writing failed ({_reason(error)}), room for the output is needed") from None
 
 
-def remove_staging(folder: Path) -> None:
-    """What a signal handler can still do: remove unfinished files."""
+def remove_unfinished(folder: Path) -> None:
+    """What a signal handler can still do: remove the files of a case that is not there as a whole."""
     with suppress(OSError):
         for left in folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+    # After the staging folder, from which another thread may just be moving them.
+    for path in _moving:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _reason(error: OSError) -> str:

@@ -13,7 +13,7 @@ import joblib
 from nnunet_ext.device import pick_device
 from nnunet_ext.errors import InputError
 from nnunet_ext.files import read_json
-from nnunet_ext.inference.folder import Case, find_cases, predict_folder
+from nnunet_ext.inference.folder import Case, find_cases, predict_folder, require_apart
 from nnunet_ext.inference.model import Model
 from nnunet_ext.inference.package import check_name, load_model, write_package
 from nnunet_ext.inference.predictor import FAST_STEP, STEP, Predictor
@@ -66,6 +66,7 @@ def predict(
     """
     model = request.load()
     cases = find_cases(scans, model.first.channels, pattern, output)
+    require_apart(cases, target)
     grader = None
     if model.koos is not None:
         from nnunet_ext.koos.packaged import Grader

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -26,11 +26,15 @@ CASE, CHANNEL = "{case}", "{channel}"
 
 @dataclass(frozen=True)
 class Case:
-    """One case of a folder: its channel files in order, and the name of its output."""
+    """One case of a folder: its files by channel, in order, and the name of its output."""
 
     name: str
-    files: tuple[Path, ...]
+    channels: Mapping[int, Path]
     output: str
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(self.channels.values())
 
 
 def find_cases(folder: Path, channels: int, pattern: str | None = None, output: str | None = None) -> list[Case]:
@@ -58,7 +62,7 @@ def find_cases(folder: Path, channels: int, pattern: str | None = None, output: 
     for name, group in groups.items():
         first = group[min(group)]
         out = output.replace(CASE, name) if output else name + _output_ending(first)
-        cases.append(Case(name, tuple(group[i] for i in sorted(group)), out))
+        cases.append(Case(name, dict(sorted(group.items())), out))
     if not cases:
         wanted = f"files like {pattern}" if pattern else f"scans ending in {', '.join(NNUNET_ENDINGS)}"
         raise InputError(f"{folder}: no cases, {wanted} are needed ({len(files)} other scans there)")
@@ -68,6 +72,18 @@ def find_cases(folder: Path, channels: int, pattern: str | None = None, output: 
         if other is not case:
             raise InputError(f"{case.files[0]}: its mask would replace that of {other.files[0]} ({case.output})")
     return cases
+
+
+def require_apart(cases: Sequence[Case], target: Path) -> None:
+    """No mask may take the place of a scan.
+
+    Raises:
+        InputError: when one would, as its name is that of a scan in the same folder.
+    """
+    scans = {file.resolve() for case in cases for file in case.files}
+    for case in cases:
+        if (target / case.output).resolve() in scans:
+            raise InputError(f"{target / case.output}: a scan, its mask would replace it; another folder is needed")
 
 
 def predict_folder(predictor: Predictor, cases: Sequence[Case], target: Path, again: bool = False) -> dict[str, str]:
@@ -89,10 +105,11 @@ def predict_folder(predictor: Predictor, cases: Sequence[Case], target: Path, ag
     failed: dict[str, str] = {}
 
     def prepare(case: Case) -> Prepared:
-        if len(case.files) != predictor.model.first.channels:
+        needed = predictor.model.first.channels
+        if list(case.channels) != list(range(needed)):
+            there = ", ".join(str(channel) for channel in case.channels)
             raise InputError(
-                f"{case.files[0]}: {len(case.files)} channels of {case.name} are there, "
-                f"the model needs {predictor.model.first.channels}"
+                f"{case.files[0]}: of {case.name} the channels {there} are there, the model needs 0 to {needed - 1}"
             )
         return predictor.prepare(read_scan(case.files, predictor.model.reorient))
 

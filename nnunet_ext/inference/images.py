@@ -69,8 +69,8 @@ def read_scan(paths: Sequence[Path], reorient: bool = False) -> Scan:
 
     Raises:
         InputError: for a file that is missing, unreadable, cut off, not 3D, has several components, zero or
-            non-finite spacing, axes that are not at right angles, NaN or infinite voxels, or when the channels lie on
-            different grids.
+            non-finite spacing, axes that are not at right angles, NaN or infinite voxels (in NIfTI files ITK reads
+            these as 0, and so nnU-Net has trained on them), or when the channels lie on different grids.
     """
     images = [_read_channel(path) for path in paths]
     for image, path in zip(images[1:], paths[1:], strict=True):

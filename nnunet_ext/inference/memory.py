@@ -11,6 +11,7 @@ from nnunet_ext.errors import InputError
 
 # cgroup v1 writes "no limit" as a number near 2**63.
 UNLIMITED = 1 << 60
+CGROUP = Path("/sys/fs/cgroup")
 
 
 class NoRoom(InputError):
@@ -37,13 +38,16 @@ def room() -> Room:
         soft, _ = resource.getrlimit(limit)
         if soft != resource.RLIM_INFINITY:
             rooms.append(Room(soft - used, name))
-    for limit_file, used_file in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for limit_file, used_file, stat_file, prefix in (
+        ("memory.max", "memory.current", "memory.stat", ""),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
     ):
         most, now = _number(limit_file), _number(used_file)
         if most is not None and now is not None and most < UNLIMITED:
-            rooms.append(Room(most - now, "the container's memory limit"))
+            # What was read from files counts as used, until the kernel needs the place.
+            stat = _counters(stat_file)
+            cached = sum(stat.get(f"{prefix}{name}", 0) for name in ("inactive_file", "active_file"))
+            rooms.append(Room(most - max(now - cached, 0), "the container's memory limit"))
     return min(rooms, default=Room(UNLIMITED, "no limit"))
 
 
@@ -84,6 +88,15 @@ def _sizes(file: str) -> dict[str, int]:
 
 def _number(name: str) -> int | None:
     try:
-        return int((Path("/sys/fs/cgroup") / name).read_text())
+        return int((CGROUP / name).read_text())
     except (OSError, ValueError):
         return None
+
+
+def _counters(name: str) -> dict[str, int]:
+    """The lines `name number` of a cgroup's file; nothing where there is none."""
+    try:
+        lines = (CGROUP / name).read_text().splitlines()
+    except OSError:
+        return {}
+    return {key: int(value) for key, value in map(str.split, lines)}

@@ -29,6 +29,8 @@ def trainer_class(name: str) -> Any:
     Raises:
         InputError: when there is none of that name.
     """
+    if not name.isidentifier():  # a model package says it, and a path would be opened and executed
+        raise InputError(f"trainer {name!r}: not the name of a class, one is needed")
     file = trainer_folder() / f"{name}.py"
     if file.is_file():
         # Only this file: nnU-Net's search would first import all of its own trainers, which takes seconds.

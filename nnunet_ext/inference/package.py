@@ -108,6 +108,11 @@ def read_package(root: Path, folds: Sequence[str] = ()) -> Model:
         if manifest["format"] != FORMAT:
             raise InputError(f"{root / MANIFEST}: format {manifest['format']}, this version reads format {FORMAT}")
         _verify(root, manifest["files"])
+        for entry in manifest["members"]:
+            if f"{entry['folder']}/plans.json" not in manifest["files"]:
+                raise InputError(
+                    f"{root / MANIFEST}: does not list {entry['folder']}/plans.json, package the model again"
+                )
         members = tuple(_read_member(root, entry, folds) for entry in manifest["members"])
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{root / MANIFEST}: incomplete ({error!r}), package the model again") from None
@@ -169,8 +174,8 @@ def _plain(weights: Weights) -> dict[str, torch.Tensor]:
 
 
 def _verify(root: Path, files: dict[str, str]) -> None:
-    there = {p.relative_to(root).as_posix() for p in (root / "models").rglob("*") if p.is_file()}
-    for name in sorted(there - set(files)):
+    there = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
+    for name in sorted(there - {MANIFEST, *files}):
         raise InputError(f"{root / name}: not listed in {MANIFEST}, the package must be as it was made")
     for name, digest in files.items():
         if ".." in PurePosixPath(name).parts or not (root / name).is_file():

@@ -19,7 +19,7 @@ from made_models import made_scan, make_model
 from program_harness import Case, Run, command, environment, in_process
 
 from container.case import process_case, volumes
-from container.outputs import all_or_nothing, check_output
+from container.outputs import all_or_nothing, check_output, remove_unfinished
 from nnunet_ext.errors import InputError
 from nnunet_ext.inference import images
 from nnunet_ext.inference.images import read_scan
@@ -214,6 +214,32 @@ def test_outputs_appear_together_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="writing failed"):
         write()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b"]
+
+
+def test_a_case_that_is_stopped_between_two_of_its_files_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def stopped_after_the_first(source: Path, target: Path) -> None:
+        replace(source, target)
+        remove_unfinished(tmp_path)  # what the handler of SIGTERM does before it ends the process
+        assert list(tmp_path.iterdir()) == []
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stopped_after_the_first)
+
+    def write() -> None:
+        with all_or_nothing(tmp_path, ["a.json", "b.json"]) as staging:
+            (staging / "a.json").write_text("1")
+            (staging / "b.json").write_text("2")
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "later.json").write_text("3")
+    remove_unfinished(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["later.json"]
 
 
 def test_sigterm_ends_exec_within_5_seconds_and_leaves_nothing(case: Case, package: Path) -> None:

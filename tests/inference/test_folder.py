@@ -151,8 +151,31 @@ def test_a_missing_channel_costs_its_case(tmp_path: Path) -> None:
     (tmp_path / "in/case0_0001.nii.gz").unlink()
     failed = predict_folder(Predictor(model, "cpu"), find_cases(tmp_path / "in", 2), tmp_path / "out")
     assert list(failed) == ["case0"]
-    assert "1 channels of case0 are there, the model needs 2" in failed["case0"]
+    assert "of case0 the channels 0 are there, the model needs 0 to 1" in failed["case0"]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["case1.nii.gz"]
+
+
+def test_another_channel_does_not_stand_in_for_a_missing_one(tmp_path: Path) -> None:
+    model = load_model([make_model(tmp_path / "model", channels=2)])
+    write_scans(tmp_path / "in", 1)
+    (tmp_path / "in/case0_0002.nii.gz").write_bytes((tmp_path / "in/case0_0000.nii.gz").read_bytes())
+    failed = predict_folder(Predictor(model, "cpu"), find_cases(tmp_path / "in", 2), tmp_path / "out")
+    assert "of case0 the channels 0, 2 are there, the model needs 0 to 1" in failed["case0"]
+
+
+@pytest.mark.parametrize("again", [[], ["--again"]])
+def test_masks_never_take_the_place_of_scans(
+    model_2d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], again: list[str]
+) -> None:
+    write_scans(tmp_path / "in", 1)
+    (tmp_path / "in/case0_0000.nii.gz").rename(tmp_path / "in/case0.nii.gz")
+    (tmp_path / "out").symlink_to(tmp_path / "in")
+    before = (tmp_path / "in/case0.nii.gz").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(model_2d), *again])
+    assert stop.value.code == 2
+    assert "out/case0.nii.gz: a scan, its mask would replace it" in capsys.readouterr().err
+    assert (tmp_path / "in/case0.nii.gz").read_bytes() == before
 
 
 def test_a_case_without_room_beside_others_is_tried_again_alone(

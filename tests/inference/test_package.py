@@ -15,6 +15,7 @@ from made_models import made_scan, make_model
 
 from nnunet_ext.cli import main
 from nnunet_ext.errors import InputError
+from nnunet_ext.files import sha256
 from nnunet_ext.inference.images import read_scan
 from nnunet_ext.inference.package import load_model, write_package
 from nnunet_ext.inference.postprocessing import KeepLargest
@@ -113,6 +114,27 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
 def test_an_unknown_trainer(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="trainer nnUNetTrainerOfNobody: not found"):
         read_trained([make_model(tmp_path, trainer="nnUNetTrainerOfNobody")])
+
+
+def test_a_package_cannot_bring_code_along(packaged: Path, tmp_path: Path) -> None:
+    with tarfile.open(packaged) as tar:
+        tar.extractall(tmp_path, filter="data")
+    code = tmp_path / "evil.py"
+    code.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(InputError, match=r"evil.py: not listed in manifest.json"):
+        load_model([tmp_path])
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["files"]["evil.py"] = sha256(code)
+    for member in manifest["members"]:
+        member |= {"trainer": str(code.with_suffix("")), "network_of_plans": False}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"evil': not the name of a class"):
+        Predictor(load_model([tmp_path]), "cpu")
+    assert not (tmp_path / "ran").exists()
+    manifest["members"][0]["folder"] = "../elsewhere"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"does not list ../elsewhere/plans.json"):
+        load_model([tmp_path])
 
 
 def test_configurations_of_different_labels_do_not_mix(model_2d: Path, tmp_path: Path) -> None:
