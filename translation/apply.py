@@ -16,7 +16,7 @@ from nnunet_ext.data.dataset import Case, write_dataset
 from nnunet_ext.data.selection import subject_folds
 from nnunet_ext.device import pick_device
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import atomic_path, write_json
+from nnunet_ext.files import atomic_path, sha256, write_json
 from nnunet_ext.paths import new_dataset_name
 from nnunet_ext.progress import progress
 from translation.cohort import Cohort, label_table, read_cohort
@@ -24,6 +24,7 @@ from translation.gate import GateSettings, Loss, Verdict, coverage, judge, losse
 from translation.model import Model, default_folder, load_model
 from translation.registry import METHODS
 from translation.volume.consistency import TOLERANCE, consistency
+from translation.volume.preparation import RECORD
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +164,7 @@ def _translated(
     files = [cohort.image_path(case), cohort.label_path(case)]
     made_from = {
         "checkpoint_sha256": model.sha256,
+        "preparation_sha256": sha256(model.folder / RECORD),
         "files": [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files if p.exists()],
         "gate": gate.model_dump(mode="json"),
     }

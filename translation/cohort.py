@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from nnunet_ext.data.dataset import IGNORE, domains, read_description, subjects,
 from nnunet_ext.data.images import ENDINGS, natural, read_scan, require_same_grid
 from nnunet_ext.data.images import read as read_image
 from nnunet_ext.errors import InputError, reason
+from nnunet_ext.files import sha256
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,21 @@ class Cohort:
 
     def label_path(self, case: str) -> Path:
         return self.folder / "labelsTr" / f"{case}{self.ending}"
+
+    def digest(self, *, labels: bool) -> str:
+        """SHA-256 over the contents of all scans, and of their label maps where `labels` says so.
+
+        Raises:
+            InputError: when a file is missing or unreadable.
+        """
+        content = []
+        for case in self.cases:
+            files = [self.image_path(case)] + ([self.label_path(case)] if labels else [])
+            try:
+                content.append([case, *(sha256(file) for file in files)])
+            except OSError as error:
+                raise InputError(f"{error.filename}: not readable ({error.strerror}), a scan is needed") from None
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def spacing(self, case: str) -> tuple[float, ...]:
         """The scan's voxel size in mm, from its header alone.

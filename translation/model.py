@@ -38,14 +38,24 @@ def description(folder: Path, method: str, settings: VolumeSettings, source: Coh
     content: dict[str, Any] = {
         "method": method,
         "settings": settings.model_dump(mode="json"),
-        "source": {"dataset": source.name, "domain": source.domain, "cases": list(source.cases)},
-        "target": {"dataset": target.name, "domain": target.domain, "cases": list(target.cases)},
+        **{
+            side: {
+                "dataset": cohort.name,
+                "domain": cohort.domain,
+                "cases": list(cohort.cases),
+                "files": cohort.digest(labels=side == "source"),
+            }
+            for side, cohort in (("source", source), ("target", target))
+        },
     }
     path = folder / DESCRIPTION
     if path.exists():
         there = read_json(path)
         # A setting that is newer than the fit had the default that it has now.
         there["settings"] = type(settings)().model_dump(mode="json") | there.get("settings", {})
+        # Nor does a fit from before `files` say what they were.
+        for side in ("source", "target"):
+            there[side] = {"files": content[side]["files"]} | there.get(side, {})
         for part, value in content.items():
             if there.get(part) != value:
                 keys = value if isinstance(value, dict) else {}

@@ -144,6 +144,9 @@ class MSFNetSettings(TranslationSettings):
     def _split(self) -> MSFNetSettings:
         if self.decoder_blocks >= self.blocks:
             raise ValueError("decoder_blocks must be fewer than blocks")
+        # What the decoders give back is compared with the crop pixel by pixel.
+        if any(edge % 4 for edge in self.crop):
+            raise ValueError("crop must be a multiple of 4 pixels each way")
         return self
 
 

@@ -50,6 +50,7 @@ def test_overrides_are_json_or_text():
         ("cut", "paper", "percentiles=[99,1]", "increasing"),
         ("cut", "paper", "attention_layers=[7]", "among 0 to 4"),
         ("msfnet", "paper", "decoder_blocks=9", "fewer than blocks"),
+        ("msfnet", "paper", "crop=[130,130]", "multiple of 4"),
         ("histogram", "paper", "spacing=[0,1,1]", "positive"),
     ],
 )

@@ -128,6 +128,18 @@ def test_finished_fit_is_not_repeated_and_other_settings_are_refused(hearts):
         tiny("cut", "epochs=3")
 
 
+@pytest.mark.parametrize(("side", "name"), [("source", "Dataset901_Cine"), ("target", "Dataset902_LGE")])
+def test_a_fit_to_other_scans_of_the_same_names_is_refused(hearts, side, name):
+    folder = tiny()
+    before = (folder / "preparation.json").read_bytes()
+    cohort = read_cohort(name, "-s", labelled=side == "source")
+    path = cohort.image_path(cohort.cases[0])
+    sitk.WriteImage(10 * sitk.ReadImage(str(path)), str(path))
+    with pytest.raises(InputError, match=rf"other {side} \(files\)"):
+        tiny()
+    assert (folder / "preparation.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("method", "wrong"),
     [("tanq", 'region_normalised=["cochlea"]'), ("msfnet", "vgg19=nope"), ("histogram", "atlas=nope")],
@@ -302,7 +314,11 @@ def test_one_dataset_with_domains(hearts):
 
 @pytest.mark.slow
 def test_atlas_is_recorded_and_repeated(hearts):
-    case = read_cohort("902", "-t", labelled=False).cases[0]
+    cohort = read_cohort("902", "-t", labelled=False)
+    case = cohort.cases[0]
+    left = hearts / "results/translation/Dataset901_Cine__Dataset902_LGE/histogram/atlas.nii.gz"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of a call that was refused")
     folder = fit("901", "902", "histogram", overrides=(f"atlas={case}", "spacing=[3,3,null]"))
     assert read_preparation(folder).atlas_sha256
     out = apply("901", "histogram", "903", target="902", force=True)

@@ -77,7 +77,8 @@ def prepare_cohorts(
     spacing = settings.spacing or _common_spacing(source, target)
     atlas = _write_atlas(target, settings, folder)
     sides: tuple[tuple[Side, Cohort], ...] = (("source", source), ("target", target))
-    caches = {side: _Cache.of(cohort, side, settings, spacing, target) for side, cohort in sides}
+    frame = sha256(folder / ATLAS) if atlas is not None else None
+    caches = {side: _Cache.of(cohort, side, settings, spacing, frame) for side, cohort in sides}
     entries = {
         side: {
             case: caches[side].entry(case, settings, spacing, atlas)
@@ -97,7 +98,7 @@ def prepare_cohorts(
         labels=source.labels,
         ignore=source.ignore,
         channel_name=target.channel_name,
-        atlas_sha256=sha256(folder / ATLAS) if atlas is not None else None,
+        atlas_sha256=frame,
     )
     own: dict[Side, list[list[float]]] = {"source": [], "target": []}
     for side, cohort in sides:
@@ -140,9 +141,9 @@ def _write_atlas(target: Cohort, settings: VolumeSettings, folder: Path) -> sitk
     path = folder / ATLAS
     if settings.atlas not in target.cases:
         raise InputError(f"--set atlas: {settings.atlas} is not a case of {target.name}, one of its cases is needed")
-    if not path.exists():
-        with atomic_path(path) as partial:
-            sitk.WriteImage(target.image(settings.atlas), str(partial))
+    # Every time: what lies there may be another one, of a call that was refused.
+    with atomic_path(path) as partial:
+        sitk.WriteImage(target.image(settings.atlas), str(partial))
     return read_scan(path)
 
 
@@ -155,8 +156,9 @@ class _Cache:
     folder: Path
 
     @classmethod
-    def of(cls, cohort: Cohort, side: Side, settings: VolumeSettings, spacing: Spacing, target: Cohort) -> _Cache:
-        grid = [settings.orientation, settings.through_plane, settings.atlas and [target.name, settings.atlas], spacing]
+    def of(cls, cohort: Cohort, side: Side, settings: VolumeSettings, spacing: Spacing, atlas: str | None) -> _Cache:
+        """`atlas` is the SHA-256 of the scan whose frame is used, if there is one."""
+        grid = [settings.orientation, settings.through_plane, atlas, spacing]
         key = hashlib.sha256(json.dumps(grid).encode()).hexdigest()[:12]
         name = cohort.name + (f"-{cohort.domain}" if cohort.domain else "")
         return cls(cohort, side, preprocessed_root() / "translation" / name / f"{side}-{key}")
