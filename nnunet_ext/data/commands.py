@@ -145,8 +145,8 @@ def merge(
 ) -> None:
     """Two raw nnU-Net datasets -> one: labelled source, unlabelled target, domains recorded.
 
-    The target's training labels are not read. The validation cases of its fold 0 stay labelled and are what the new
-    dataset validates on.
+    The target's training labels are not read. The validation cases of its only fold stay labelled and are what the new
+    dataset validates on; cases that a fold names in neither part are left out.
 
     Args:
         dataset: id or full name of the dataset to write.

@@ -31,6 +31,13 @@ class RawDataset:
         return unlabelled_cases(self.description)
 
     @property
+    def idle(self) -> set[str]:
+        """The cases that are in neither part of the one fold: set aside, to be neither trained nor validated on."""
+        if self.fold is None:
+            return set()
+        return {c.name for c in self.cases} - set(self.fold["train"]) - set(self.fold["val"])
+
+    @property
     def labels(self) -> dict[str, int]:
         return {name: value for name, value in self.description["labels"].items() if name != IGNORE}
 
@@ -73,9 +80,9 @@ def merge(
     """Write `dataset` from both and return its folder.
 
     The source's cases keep their labels; where the source has a fold of its own and the target validates, the source's
-    validation cases are left out. The target's training cases become unlabelled, save those that `target_labelled`
-    names; the validation cases of its fold stay labelled and alone make up the new fold's validation. A target without
-    validation cases leaves the source's.
+    validation cases are left out. Cases that a fold names in neither part are left out as well. The target's training
+    cases become unlabelled, save those that `target_labelled` names; the validation cases of its fold stay labelled and
+    alone make up the new fold's validation. A target without validation cases leaves the source's.
 
     Args:
         dataset: id or full name of the dataset to write.
@@ -104,19 +111,27 @@ def merge(
         raise InputError(
             f"--target-labelled {target_labelled}: {blind[0]} is unlabelled in {b.name}, a label is needed"
         )
+    if aside := [n for n in named if n in b.idle]:
+        raise InputError(
+            f"--target-labelled {target_labelled}: {aside[0]} is in neither part of the fold of {b.name}, a case of"
+            " either is needed"
+        )
     if target_labelled is None and not validation:
         log.info("%s has no validation fold with labels, so all of its cases become unlabelled", b.name)
 
-    left_out = set((a.fold or {}).get("val", ())) if validation else set()
+    for side in (a, b):
+        if side.idle:
+            log.info("%s: %d cases are in neither part of its fold and left out", side.name, len(side.idle))
+    left_out = a.idle | (set((a.fold or {}).get("val", ())) if validation else set())
     clash = {c.name for c in a.cases} & {c.name for c in b.cases}
     own = _Renamer(a, clash), _Renamer(b, clash)
     labels = dict(a.labels)
     if IGNORE in a.description["labels"] or IGNORE in b.description["labels"]:
         labels[IGNORE] = max(labels.values()) + 1
     cases_a = [own[0](c, labels) for c in a.cases if c.name not in left_out]
-    cases_b = [own[1](c, labels) for c in b.cases]
+    cases_b = [own[1](c, labels) for c in b.cases if c.name not in b.idle]
     unlabelled = {own[0](c).name for c in a.cases if c.name in a.unlabelled - left_out}
-    unlabelled |= {own[1](c).name for c in b.cases if c.name not in {*named, *validation}}
+    unlabelled |= {own[1](c).name for c in b.cases if c.name not in {*named, *validation, *b.idle}}
     cases = cases_a + cases_b
     if validation:
         val = [own[1](c).name for c in b.cases if c.name in validation]

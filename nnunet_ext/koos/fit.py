@@ -49,8 +49,8 @@ def fit(
     """Fit a model, or continue where an interrupted fit stopped.
 
     Cases without a grade take part in the pre-training. With `folds`, each part of the subjects is first graded by a
-    model that never saw them in any way, and `crossvalidation/` holds predictions, scores and a report; the model
-    itself is then fitted on all.
+    model that was fitted without them, and `crossvalidation/` holds predictions, scores and a report; the model itself
+    is then fitted on all. The low-level encoder is the same in all folds, whatever it was fitted to.
 
     Args:
         datasets, masks, tumour: see `read_exams`.

@@ -56,6 +56,25 @@ def test_merged_dataset(two: Path, dataset: Run, nnunet_root: Path) -> None:
     assert splits == [{"train": ["a", "b", "c", "x", "y"], "val": ["z"]}]
 
 
+def test_cases_that_a_fold_leaves_out_are_not_trained_on(
+    two: Path, dataset: Run, refused: Refused, nnunet_root: Path
+) -> None:
+    (two / "a.json").write_text('{"train": ["a", "b"], "val": ["d"]}')
+    (two / "x.json").write_text('{"train": ["x"], "val": ["z"]}')
+    flags = ("--label", "inner=1", "--label", "outer=2", "--channel", "MR")
+    dataset("folder", two / "near", "-d", 11, *flags, "--split", two / "a.json")
+    dataset("folder", two / "far", "-d", 12, *flags, "--split", two / "x.json")
+    (two / "names.txt").write_text("y\n")
+    assert "y is in neither part of the fold" in refused(
+        "merge", "-d", 13, "--source", 11, "--target", 12, "--target-labelled", two / "names.txt"
+    )
+    folder = dataset("merge", "-d", 13, "--source", 11, "--target", 12)
+    assert sorted(p.name for p in (folder / "imagesTr").iterdir()) == [f"{n}_0000.nii.gz" for n in "abxz"]
+    assert unlabelled_cases(description(folder)) == {"x"}
+    splits = json.loads((nnunet_root / "preprocessed" / folder.name / "splits_final.json").read_text())
+    assert splits == [{"train": ["a", "b", "x"], "val": ["z"]}]
+
+
 def test_named_target_cases_keep_their_labels(two: Path, dataset: Run) -> None:
     (two / "names.txt").write_text("y\n")
     folder = dataset("merge", "-d", 3, "--source", 1, "--target", 2, "--target-labelled", two / "names.txt")
