@@ -54,7 +54,10 @@ class Cases:
         return iter(sorted((*self.labelled, *self.unlabelled)))
 
     def image(self, case: str, channel: int = 0) -> sitk.Image:
-        return sitk.ReadImage(str(self.folder / "imagesTr" / f"{case}_{channel:04d}{self.ending}"))
+        return sitk.ReadImage(str(self._image_file(case, channel)))
+
+    def _image_file(self, case: str, channel: int = 0) -> Path:
+        return self.folder / "imagesTr" / f"{case}_{channel:04d}{self.ending}"
 
     def label_file(self, case: str) -> Path:
         """Of a labelled case.
@@ -67,8 +70,19 @@ class Cases:
         return self.folder / "labelsTr" / f"{case}{self.ending}"
 
     def labels(self, case: str) -> sitk.Image:
-        """Labels of a labelled case, uint8; raises as `label_file`."""
-        return sitk.ReadImage(str(self.label_file(case)), sitk.sitkUInt8)
+        """Labels of a labelled case, uint8, where its image lies; raises as `label_file`.
+
+        As nnU-Net, this takes a label file's voxels for the image's, one by one, whatever its own header says.
+        """
+        labels = sitk.ReadImage(str(self.label_file(case)), sitk.sitkUInt8)
+        header = sitk.ImageFileReader()
+        header.SetFileName(str(self._image_file(case)))
+        header.ReadImageInformation()
+        if header.GetSize() == labels.GetSize():
+            labels.SetOrigin(header.GetOrigin())
+            labels.SetSpacing(header.GetSpacing())
+            labels.SetDirection(header.GetDirection())
+        return labels
 
     def organ(self, case: str) -> sitk.Image:
         """As `labels`, with voxels that are to be ignored as background: nobody knows of an organ there."""

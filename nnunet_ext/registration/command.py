@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from nnunet_ext.errors import StageError
 from nnunet_ext.registration.settings import RegistrationSettings
 from nnunet_ext.training.settings import assignment, read_section
 
@@ -34,6 +35,8 @@ def run(
     print(f"{total['pairs']} pairs, {total['failures']} failed, {total['cpu_seconds_per_pair']} CPU s per pair")
     for pair in (p for p in pairs if p["failure"]):
         print(f"failed: {pair['moving']} -> {pair['fixed']}: {pair['failure']}")
+    if pairs and total["failures"] == total["pairs"]:
+        raise StageError(f"{store.root}: every registration failed, the settings or the scans do not fit the method")
 
 
 def settings_from(transform: str, scheme: str, assignments: Iterable[str]) -> RegistrationSettings:

@@ -6,9 +6,9 @@ import hashlib
 import json
 import shlex
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nnunet_ext.training.settings import Section
 
@@ -26,8 +26,10 @@ class RegistrationSettings(Section):
     search_size: int = Field(96, ge=16, description="voxels on the longer in-plane side during the search for a start")
     max_rotation: float = Field(75, ge=0, le=180, description="largest in-plane rotation tried, degrees")
     rotation_step: float = Field(15, gt=0, description="degrees between two rotations tried")
-    scales: tuple[float, ...] = Field(
-        (0.6, 0.7, 0.83, 1.0, 1.2, 1.4, 1.6), description="in-plane sizes tried, unlabelled organ / labelled organ"
+    scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.6, 0.7, 0.83, 1.0, 1.2, 1.4, 1.6),
+        min_length=1,
+        description="in-plane sizes tried, unlabelled organ / labelled organ",
     )
     margin: float = Field(0.1, ge=0, le=1, description="neighbourhood of the organ that counts, share of its extent")
     central_prior: float = Field(
@@ -37,7 +39,7 @@ class RegistrationSettings(Section):
     agreement: float = Field(0.5, ge=0, description="weight of the agreement with the other labelled volumes' starts")
 
     refine_size: int = Field(40, ge=8, description="voxels across the organ during refinement")
-    window: int = Field(7, ge=3, description="side of the local correlation window, voxels")
+    window: int = Field(7, ge=3, description="side of the local correlation window, voxels; odd")
     affine_iterations: int = Field(40, ge=0, description="steps of the affine refinement")
     affine_stiffness: float = Field(1.0, ge=0, description="penalty on the affine change away from the start")
     deformable_iterations: int = Field(60, ge=0, description="steps of the deformable refinement")
@@ -56,6 +58,13 @@ class RegistrationSettings(Section):
     max_scale: float = Field(3.0, gt=1, description="a registration that scales any axis by more has failed")
     max_folding: float = Field(0.01, ge=0, le=1, description="a displacement that folds a larger share has failed")
     min_overlap: float = Field(0.5, ge=0, le=1, description="share of the organ that must land inside the volume")
+
+    @field_validator("window")
+    @classmethod
+    def _odd(cls, side: int) -> int:
+        if side % 2 == 0:
+            raise ValueError("an odd number of voxels is needed")
+        return side
 
     def flags(self) -> str:
         """What makes `nnunet_ext register` use these settings."""

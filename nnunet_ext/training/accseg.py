@@ -71,6 +71,9 @@ class AccSegSettings(AdaptationSettings):
     jitter: float = Field(
         0.25, ge=0, description="gamma, sensitivity, contrast, brightness of translations, changed before segmenting"
     )
+    noise: float = Field(
+        0.1, ge=0, description="largest noise added to translations before segmenting, in their standard deviations"
+    )
     images_every: int = Field(5, ge=1, description="epochs between two translations.png")
 
     @field_validator("mind_region", "mind_patch", "mind_neighbourhood")
@@ -146,7 +149,7 @@ class AccSegTrainer(AdaptationTrainer):
         generator = self.translator["generator"]
         with self.autocast():
             fake, features = generator.forward_all(source)
-            logits = self.network(intensity_jitter(fake.float() * s.intensity_range, s.jitter))
+            logits = self.network(intensity_jitter(fake.float() * s.intensity_range, s.jitter, s.noise))
             terms: dict[str, float | Tensor] = {
                 "segmentation": self.supervised([logits] if isinstance(logits, Tensor) else logits, target)
             }

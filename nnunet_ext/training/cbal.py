@@ -236,8 +236,10 @@ class CBALTrainer(AdaptationTrainer):
         with self.autocast():
             real, fake = (x.detach().float().softmax(1) for x in (source, scans))
             if self.settings.adversarial_real == "label":
-                inside = torch.where((labels >= 0) & (labels < self.classes), labels, 0).long()
-                real = nn.functional.one_hot(inside, self.classes).movedim(-1, 1).float()
+                known = (labels >= 0) & (labels < self.classes)
+                truth = nn.functional.one_hot(torch.where(known, labels, 0).long(), self.classes).movedim(-1, 1)
+                # What nobody labelled is neither background nor anything else.
+                real = torch.where(known[:, None], truth.float(), real)
             judge = self.judge["discriminator"]
             loss = discriminator_loss(judge(real).float(), judge(fake).float(), self.settings.adversarial)
         self.judge.set_rate(self.rate_factor)

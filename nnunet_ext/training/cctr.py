@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from pydantic import Field
@@ -18,7 +19,14 @@ from nnunet_ext.training.batches import Batch
 from nnunet_ext.training.contrast import Contrast
 from nnunet_ext.training.cross_teaching import CrossTeachingSettings, CrossTeachingTrainer
 from nnunet_ext.training.ramps import linear_decay
-from nnunet_ext.training.registered import Choice, RegisteredCases, from_store
+from nnunet_ext.training.registered import (
+    Choice,
+    RegisteredCases,
+    from_store,
+    keep_registered,
+    thick_axis,
+    to_preprocessed,
+)
 from nnunet_ext.training.registered_contrast import RegisteredContrast, RegisteredSettings
 from nnunet_ext.training.settings import Section
 from nnunet_ext.training.split import Cases
@@ -56,7 +64,8 @@ class CCTRTrainer(CrossTeachingTrainer):
         """Registered labels and places of the training cases, from the dataset's registration store.
 
         Raises:
-            InputError: when the dataset has not been registered with these settings, or its scans are turned when read.
+            InputError: when the dataset has not been registered with these settings, no unlabelled case could be, or
+                its scans are turned when read.
         """
         base = Path(self.preprocessed_dataset_folder_base)
         if (reader := self.plans_manager.image_reader_writer_class.__name__).endswith("WithReorient"):
@@ -74,27 +83,27 @@ class CCTRTrainer(CrossTeachingTrainer):
             # No label file is opened.
             return tuple(ImagesOnly(images).load_case(case)[0].shape[1:])
 
-        def properties(case: str) -> dict[str, Any]:
-            return load_pickle(f"{self.preprocessed_dataset_folder}/{case}.pkl")
+        def onto_grid(case: str, volume: np.ndarray, linear: bool) -> np.ndarray:
+            properties = load_pickle(f"{self.preprocessed_dataset_folder}/{case}.pkl")
+            transpose = self.plans_manager.transpose_forward
+            thick = thick_axis(properties["spacing"], self.configuration_manager, transpose)
+            return to_preprocessed(volume, properties, shape(case), transpose, linear=linear, thick=thick)
 
-        def make() -> RegisteredCases:
-            return RegisteredCases(
-                base / "registered" / f"{self.configuration_manager.data_identifier}-{name}",
-                cases.labelled + cases.unlabelled,
-                load,
-                shape,
-                properties,
-                self.plans_manager.transpose_forward,
-            )
-
-        if not self.is_ddp:
-            return make()
-        # One rank writes, then all read.
-        if self.local_rank != 0:
+        folder = base / "registered" / f"{self.configuration_manager.data_identifier}-{name}"
+        wanted = cases.labelled + cases.unlabelled
+        # Every process writes its share, then all read everything.
+        first, step = (self.local_rank, distributed.get_world_size()) if self.is_ddp else (0, 1)
+        keep_registered(folder, wanted[first::step], load, shape, onto_grid)
+        if self.is_ddp:
             distributed.barrier()
-            return make()
-        registered = make()
-        distributed.barrier()
+        registered = RegisteredCases(folder, wanted)
+        known = sum(registered.frames[case] >= 0 for case in cases.unlabelled)
+        if known == 0:
+            raise InputError(
+                f"{store.root}: none of {len(cases.unlabelled)} unlabelled cases could be registered, at least one is"
+                " needed"
+            )
+        self.print_to_log_file(f"{known} of {len(cases.unlabelled)} unlabelled cases have registered labels.")
         return registered
 
     def objective(

@@ -67,8 +67,7 @@ def read(source: Path | str, device: torch.device) -> dict[str, Any]:
     checkpoint = torch.load(source, map_location=device, weights_only=True)
     if KEY not in checkpoint:
         raise InputError(
-            f"{source}: not written by a trainer of nnunet_ext, which is needed to continue;"
-            " -pretrained_weights starts from it"
+            f"{source}: not written by a trainer of nnunet_ext, a checkpoint of this trainer is needed to continue"
         )
     return checkpoint
 
@@ -98,7 +97,7 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: st
         there, here = (tuple(d[name].shape) if name in d else None for d in (weights, own))
         if there != here:
             raise InputError(
-                f"{source}: {name} is {there or 'missing'} there and {here or 'missing'} in the network of the plans,"
+                f"{source}: {name} is {there or 'missing'} there and {here or 'missing'} here,"
                 " the settings that it was trained with are needed"
             )
     unwrap(module).load_state_dict(weights)

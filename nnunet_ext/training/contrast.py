@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -25,7 +25,9 @@ class ContrastSettings(Section):
 
     contrast_weight: float = Field(1e-3, ge=0, description="w_cl")
     temperature: float = Field(0.1, gt=0, description="tau")
-    scales: tuple[float, ...] = Field((1, 8), min_length=1, description="resolutions contrasted, 1/scale of the image")
+    scales: tuple[Annotated[float, Field(ge=1)], ...] = Field(
+        (1, 8), min_length=1, description="resolutions contrasted, 1/scale of the image"
+    )
     width: int = Field(256, ge=1, description="channels of the projectors' first layer")
     dim: int = Field(128, ge=1, description="channels of the shared last layer")
     cross_labels: bool = Field(True, description="label one student's pixels by the other's predictions")
@@ -128,7 +130,9 @@ class Contrast(nn.Module, ABC):
 class PatchSettings(ContrastSettings):
     """Settings of MCSC's contrastive term (section 4.3.2)."""
 
-    patches: tuple[int, ...] = Field((19, 14), min_length=1, description="edge h' of a patch at each scale, pixels")
+    patches: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (19, 14), min_length=1, description="edge h' of a patch at each scale, pixels"
+    )
     groups: int = Field(4, ge=1, description="groups of patches contrasted in a step and scale, of all that there are")
     pixels: int = Field(512, ge=2, description="pixels drawn from a group; memory grows with their square")
 

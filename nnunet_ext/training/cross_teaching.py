@@ -160,7 +160,8 @@ class CrossTeachingTrainer(FewLabelTrainer):
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         if self.contrast is not None:
-            self.contrast.load_state_dict(checkpoint.part(state, "projectors", f"{self.section}.contrast_weight"))
+            projectors = checkpoint.part(state, "projectors", f"{self.section}.contrast_weight")
+            checkpoint.load_weights(self.contrast, projectors, "the checkpoint's projectors")
 
     def rank_state(self) -> dict[str, Any]:
         return {} if self.contrast is None else self.contrast.memory()

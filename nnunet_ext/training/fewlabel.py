@@ -44,6 +44,11 @@ class FewLabelTrainer(ExtTrainer):
                     f"{self.plans_manager.dataset_name}/dataset.json: labels are regions that overlap,"
                     " labels that exclude each other are needed to learn from unlabelled cases"
                 )
+            if self.is_cascaded:
+                raise InputError(
+                    f"-c {self.configuration_name}: goes on from another configuration's masks, which unlabelled cases"
+                    " do not have; a configuration that stands alone is needed, such as 2d or 3d_fullres"
+                )
         self.classes = self.label_manager.num_segmentation_heads
         super().initialize()
 
@@ -78,7 +83,7 @@ class FewLabelTrainer(ExtTrainer):
                 f"{self.plans_manager.dataset_name}/dataset.json: no case of this fold is unlabelled,"
                 f" {type(self).__name__} needs some (nnunet_ext.unlabelled names them)"
             )
-        labelled, unlabelled = halves(self.batch_size)
+        labelled, unlabelled = halves(self.batch_size, self.local_rank)
         following = self.following(cases)
         return TwoStreams(
             self.labelled_patches(cases.labelled, labelled, augmentation, following),

@@ -115,8 +115,10 @@ class UAMTTrainer(MeanTeacherTrainer):
 
     def consistency(self, images: Tensor, student: Tensor) -> tuple[Tensor, dict[str, float | Tensor]]:
         target = self.teach(images)
-        # One pass at a time: memory does not grow with their number.
-        mean = torch.stack([self.teach(images) for _ in range(self.settings.passes)]).mean(0)
+        # A running sum: memory does not grow with the number of passes.
+        mean = torch.zeros_like(target)
+        for _ in range(self.settings.passes):
+            mean += self.teach(images) / self.settings.passes
         trust = self.settings.trust
         mask = trusted_mask(mean, trust + (1 - trust) * gaussian_ramp(self.progress, 1))
         return consistency_loss(student, target, mask), {

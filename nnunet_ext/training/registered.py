@@ -11,16 +11,18 @@ from zlib import crc32
 import numpy as np
 import SimpleITK as sitk
 import torch
+from nnunetv2.configuration import ANISO_THRESHOLD
+from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch.nn import functional as F
 
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import atomic_folder, read_json, write_json
+from nnunet_ext.files import atomic_path, read_json, write_json
 from nnunet_ext.progress import progress
 from nnunet_ext.registration.fusion import propagate
 from nnunet_ext.registration.store import RegistrationStore
 
 Choice = Literal["best", "random", "fused"]
-INDEX = "cases.json"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,13 @@ def from_store(
 
 
 def to_preprocessed(
-    volume: np.ndarray, properties: Mapping[str, Any], shape: Sequence[int], transpose: Sequence[int], linear: bool
+    volume: np.ndarray,
+    properties: Mapping[str, Any],
+    shape: Sequence[int],
+    transpose: Sequence[int],
+    *,
+    linear: bool,
+    thick: int | None = None,
 ) -> np.ndarray:
     """Bring channels from an image file's grid onto that of the preprocessed image, as nnU-Net did with the image.
 
@@ -95,6 +103,7 @@ def to_preprocessed(
         shape: of the preprocessed image, without channels.
         transpose: `transpose_forward` of the plans.
         linear: interpolate linearly; nearest neighbour otherwise.
+        thick: the axis of the preprocessed image along which nnU-Net repeats slices instead of interpolating.
 
     Returns:
         (C, *shape) of the volume's type.
@@ -105,68 +114,89 @@ def to_preprocessed(
     if cropped.shape[1:] == tuple(shape):
         return cropped
     values = torch.from_numpy(cropped).float()[None]
-    mode = "trilinear" if linear else "nearest-exact"
-    resized = F.interpolate(values, size=tuple(shape), mode=mode, align_corners=False if linear else None)
-    return resized[0].numpy().astype(volume.dtype)
+    if linear:
+        within = [cropped.shape[1 + axis] if axis == thick else shape[axis] for axis in range(3)]
+        values = F.interpolate(values, size=within, mode="trilinear", align_corners=False)
+    return F.interpolate(values, size=tuple(shape), mode="nearest-exact")[0].numpy().astype(volume.dtype)
 
 
-class RegisteredCases:
-    """Registered labels and places of preprocessed cases, written once and then read patch by patch.
+def thick_axis(spacing: Sequence[float], configuration: ConfigurationManager, transpose: Sequence[int]) -> int | None:
+    """The axis of the preprocessed image along which nnU-Net repeats a scan's slices; None where it interpolates.
 
     Args:
-        folder: where they are kept; whole or not there. Another one is needed for other registrations.
+        spacing: of the scan's file, mm, z, y, x.
+        configuration: that the scan is preprocessed for.
+        transpose: `transpose_forward` of the plans.
+    """
+    own = [spacing[axis] for axis in transpose]
+    wanted = list(configuration.spacing)
+    wanted = [own[0], *wanted] if len(wanted) == 2 else wanted
+    words = configuration.configuration["resampling_fn_data_kwargs"]
+    threshold = words.get("separate_z_anisotropy_threshold", ANISO_THRESHOLD)
+    return determine_do_sep_z_and_axis(words.get("force_separate_z"), own, wanted, threshold)[1]
+
+
+def keep_registered(
+    folder: Path,
+    cases: Sequence[str],
+    load: Callable[[str], Registered | None],
+    shape: Callable[[str], tuple[int, ...]],
+    onto_grid: Callable[[str, np.ndarray, bool], np.ndarray],
+) -> None:
+    """Write registered labels and places of preprocessed cases where they are not kept yet, one case after another.
+
+    Args:
+        folder: where they are kept, as a whole case or not at all. Another one is needed for other registrations.
         cases: the cases to keep.
         load: gives what registration says of a case; None where it has nothing.
         shape: of a case's preprocessed image, without channels.
-        properties: nnU-Net's, of a preprocessed case; only asked for when they are written.
-        transpose: `transpose_forward` of the plans.
+        onto_grid: brings channels (C, z, y, x) of a case's image file onto that image; the third argument tells whether
+            they may be interpolated.
+    """
+    # Preprocessing again with another spacing changes the shapes.
+    shapes = {case: list(shape(case)) for case in cases}
+    missing = [case for case in cases if _kept(folder, case).get("shape") != shapes[case]]
+    for case in progress(missing, "registered labels onto the training grid"):
+        registered = load(case)
+        # Signed: cropping marks what lies outside a volume with -1.
+        position, label = np.zeros((3, *shapes[case]), np.float32), np.zeros(shapes[case], np.int16)
+        if registered is not None:
+            position = onto_grid(case, registered.position.astype(np.float32), True)
+            if registered.label is not None:
+                label = onto_grid(case, registered.label.astype(np.int16)[None], False)[0]
+        for name, array in (("position", position), ("label", label)):
+            with atomic_path(folder / f"{case}_{name}.npy") as partial:
+                np.save(partial, array)
+        # Last: this says that the case is there.
+        write_json(
+            folder / f"{case}.json",
+            {"frame": None if registered is None else registered.frame, "shape": shapes[case]},
+        )
+
+
+def _kept(folder: Path, case: str) -> dict[str, Any]:
+    path = folder / f"{case}.json"
+    return read_json(path) if path.is_file() else {}
+
+
+class RegisteredCases:
+    """Registered labels and places of preprocessed cases, read patch by patch.
+
+    Attributes:
+        frames: case -> number of its frame; -1 where registration has nothing to say.
+        numbers: case -> its number.
+
+    Args:
+        folder: what `keep_registered` wrote.
+        cases: those wanted.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        cases: Sequence[str],
-        load: Callable[[str], Registered | None],
-        shape: Callable[[str], tuple[int, ...]],
-        properties: Callable[[str], Mapping[str, Any]],
-        transpose: Sequence[int],
-    ) -> None:
+    def __init__(self, folder: Path, cases: Sequence[str]) -> None:
         self.folder = folder
-        index = folder / INDEX
-        stored = read_json(index) if index.is_file() else {}
-        # Preprocessing again with another spacing changes the shapes.
-        shapes = {case: list(shape(case)) for case in cases}
-        if {case: known["shape"] for case, known in stored.items()} != shapes:
-            stored = self._write(shapes, load, properties, transpose)
-        frames = {case: known["frame"] for case, known in stored.items()}
+        frames = {case: _kept(folder, case)["frame"] for case in cases}
         names = sorted({frame for frame in frames.values() if frame is not None})
         self.frames = {case: -1 if frame is None else names.index(frame) for case, frame in frames.items()}
         self.numbers = {case: number for number, case in enumerate(sorted(cases))}
-
-    def _write(
-        self,
-        shapes: Mapping[str, list[int]],
-        load: Callable[[str], Registered | None],
-        properties: Callable[[str], Mapping[str, Any]],
-        transpose: Sequence[int],
-    ) -> dict[str, dict[str, Any]]:
-        kept: dict[str, dict[str, Any]] = {}
-        with atomic_folder(self.folder) as partial:
-            for case in progress(list(shapes), "registered labels onto the training grid"):
-                shape, registered = shapes[case], load(case)
-                kept[case] = {"frame": None if registered is None else registered.frame, "shape": shape}
-                # Signed: cropping marks what lies outside a volume with -1.
-                position, label = np.zeros((3, *shape), np.float32), np.zeros(shape, np.int16)
-                if registered is not None:
-                    place, cropped = registered.position.astype(np.float32), properties(case)
-                    position = to_preprocessed(place, cropped, shape, transpose, linear=True)
-                    if registered.label is not None:
-                        carried = registered.label.astype(np.int16)[None]
-                        label = to_preprocessed(carried, cropped, shape, transpose, linear=False)[0]
-                np.save(partial / f"{case}_position.npy", position)
-                np.save(partial / f"{case}_label.npy", label)
-            write_json(partial / INDEX, kept)
-        return kept
 
     def __call__(self, case: str, shape: tuple[int, ...]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """What follows a case's image through augmentation.

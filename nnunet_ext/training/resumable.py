@@ -78,6 +78,8 @@ class ResumableTrainer(nnUNetTrainer):
     def inference_module(self) -> nn.Module:
         """The network that predicts, unwrapped; its state becomes the checkpoint's `network_weights`.
 
+        It is a part of `self.network`, or its weights are in `training_state`, which is what continuing goes on from.
+
         While it validates, `self.network` is this network: what nnU-Net calls then (`set_deep_supervision_enabled`)
         must not expect the whole.
         """
@@ -143,11 +145,9 @@ class ResumableTrainer(nnUNetTrainer):
         name = source if isinstance(source, str) else "checkpoint"
         content = checkpoint.read(source, self.device) if isinstance(source, str) else source
         own = content[checkpoint.KEY]
-        if own["training_network"] is None:
-            checkpoint.load_weights(self.network, content["network_weights"], name)
-        else:
-            checkpoint.load_weights(self.network, own["training_network"], name)
-            checkpoint.load_weights(self.inference_module(), content["network_weights"], name)
+        # Another network may have predicted then than does now: what predicts is in the whole or in the training state.
+        whole = own["training_network"]
+        checkpoint.load_weights(self.network, content["network_weights"] if whole is None else whole, name)
         self.load_training_state(own["training_state"])
         checkpoint.load_optimizer(self.optimizer, content["optimizer_state"], name)
         self.lr_scheduler.load_state_dict(own["lr_scheduler"])

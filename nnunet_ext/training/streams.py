@@ -192,9 +192,13 @@ class TwoStreams:
         return batch
 
 
-def halves(batch_size: int) -> tuple[int, int]:
-    """How many patches of a batch are labelled and how many are not; at least one each."""
-    return max(1, batch_size // 2), max(1, batch_size - batch_size // 2)
+def halves(batch_size: int, rank: int = 0) -> tuple[int, int]:
+    """How many patches of a process's batch are labelled and how many are not; at least one each.
+
+    The odd one is unlabelled in the first process, labelled in the second, and so on.
+    """
+    less, more = max(1, batch_size // 2), max(1, batch_size - batch_size // 2)
+    return (more, less) if rank % 2 else (less, more)
 
 
 def without_benchmarks(transform: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -332,6 +333,34 @@ def test_unreadable_and_broken_scans_are_recorded(blobs, nnunet_root, quick, cap
     assert store.coordinates("four") is None
 
 
+def test_labels_lie_where_their_image_does_whatever_their_header_says(blobs, nnunet_root, quick):
+    """As for nnU-Net, which takes a label file's voxels for the image's and warns of another origin at most."""
+    expected = RegistrationStore.open(777, quick)
+    run.register_dataset(expected, cases=["three"])
+    carried = sitk.GetArrayFromImage(expected.propagated_label("three"))
+    for case in LABELLED:
+        file = str(nnunet_root / "raw" / NAME / "labelsTr" / f"{case}.nii.gz")
+        label = sitk.ReadImage(file)
+        label.SetOrigin((40, -30, 0))
+        label.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+        sitk.WriteImage(label, file)
+    store = RegistrationStore.open(777, quick)
+    shutil.rmtree(store.root)
+    run.register_dataset(store, cases=["three"])
+    assert np.array_equal(sitk.GetArrayFromImage(store.propagated_label("three")), carried)
+
+
+def test_a_run_in_which_nothing_could_be_registered_is_no_success(blobs, nnunet_root, capsys):
+    for case in (*LABELLED, *UNLABELLED):
+        (nnunet_root / "raw" / NAME / "imagesTr" / f"{case}_0000.nii.gz").write_bytes(b"no image")
+    with pytest.raises(SystemExit) as stop:
+        main(["register", "-d", "777"])
+    assert stop.value.code == 1
+    out, err = capsys.readouterr()
+    assert "failed: one -> three: three: not readable" in out
+    assert "every registration failed" in err
+
+
 def test_the_command_writes_a_report(blobs, tmp_path, capsys):
     report = tmp_path / "report.json"
     words = ["register", "-d", "777", "--transform", "affine", "--report", str(report)]
@@ -352,6 +381,9 @@ def test_the_command_writes_a_report(blobs, tmp_path, capsys):
         (["--jobs", "0"], "--jobs 0"),
         (["-f", "0"], "too few for 5 folds, use fold all or write a split"),
         (["-f", "first"], "-f first: no such fold"),
+        (["--set", "window=8"], "odd"),
+        (["--set", "scales=[]"], "at least 1 item"),
+        (["--set", "scales=[0.0]"], "greater than 0"),
         (["--set", "channel=1"], "channel=1: Dataset777_Blobs has 1, 0 to 0 is needed"),
     ],
 )

@@ -195,15 +195,85 @@ def test_trains_through_a_template(train, change_settings, registered):
     assert set(trainer.registered_cases(trainer.cases()).frames.values()) == {0}
 
 
-def test_what_is_registered_anew_is_taken_over(train, change_settings, registered):
-    before = terms_after(train, change_settings, "CCTR")
-    assert terms_after(train, change_settings, "CCTR") == before
-    for case in UNLABELLED:
+def test_what_is_registered_anew_is_taken_over(train, change_settings, registered, capsys):
+    def fails(case: str) -> None:
         for labelled in registered.partners(case):
             registered.write_pair(case, labelled, Registration(failure="turned upside down"))
-    after = terms_after(train, change_settings, "CCTR")
-    assert before["registered_first"] > 0
-    assert after["registered_first"] == 0
+
+    before = terms_after(train, change_settings, "CCTR")
+    assert terms_after(train, change_settings, "CCTR") == before
+    assert "2 of 2 unlabelled cases have registered labels" in capsys.readouterr().out
+    fails("scan0")
+    assert terms_after(train, change_settings, "CCTR")["registered_first"] != before["registered_first"]
+    assert "1 of 2 unlabelled cases have registered labels" in capsys.readouterr().out
+    # Without any it would be CTS under another name.
+    fails("scan1")
+    with pytest.raises(SystemExit) as stop:
+        train("nnUNetTrainerCCTR")
+    assert stop.value.code == 2
+    assert "none of 2 unlabelled cases could be registered" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [("MeanTeacher", "teacher", "student"), ("MeanTeacher", "student", "teacher"), ("CPS", "first", "second"),
+     ("CTS", "mean", "first"), ("CTS", "second", "mean")],
+)  # fmt: skip
+def test_another_network_may_predict_than_when_the_checkpoint_was_written(train, change_settings, name, before, after):
+    change_settings(**{name: {"inference": before}}, schedule={"epochs": 1})
+    trainer = train(f"nnUNetTrainer{name}")
+    whole, side = trainer.network.state_dict(), trainer.training_state()
+    change_settings(**{name: {"inference": after}})
+    other = train(f"nnUNetTrainer{name}", stop=True)
+    other.load_checkpoint(f"{trainer.output_folder}/checkpoint_final.pth")
+    assert same(dict(other.network.state_dict()), dict(whole))
+    assert same(other.training_state(), side)
+    # What is written then is what predicts now.
+    other.save_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+    written = content(other, "checkpoint_latest.pth")["network_weights"]
+    assert same(dict(written), dict(other.inference_module().state_dict()))
+    assert not same(dict(written), dict(content(trainer)["network_weights"]))
+
+
+def test_projectors_of_another_size_since_the_checkpoint_are_named(train, change_settings, capsys):
+    change_settings(MCSC={"dim": 8}, schedule={"epochs": 1})
+    done = Path(train("nnUNetTrainerMCSC").output_folder)
+    (done / "checkpoint_final.pth").rename(done / "checkpoint_latest.pth")
+    change_settings(MCSC={"dim": 6})
+    with pytest.raises(SystemExit) as stop:
+        train("nnUNetTrainerMCSC", resume=True)
+    assert stop.value.code == 2
+    assert "the checkpoint's projectors: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"patches": [0]}, "greater than or equal to 1"),
+        ({"scales": [0]}, "greater than or equal to 1"),
+        ({"scales": []}, "at least 1 item"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(train, change_settings, capsys, settings, message):
+    change_settings(MCSC=settings)
+    with pytest.raises(SystemExit) as stop:
+        train("nnUNetTrainerMCSC", stop=True)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_cascade_is_refused(train, tiny, capsys):
+    plans = tiny / "preprocessed" / "Dataset901_Tiny" / "nnUNetPlans.json"
+    content = json.loads(plans.read_text())
+    content["configurations"]["3d_lowres"] = content["configurations"]["3d_fullres"] | {
+        "next_stage": "3d_cascade_fullres"
+    }
+    content["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    plans.write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as stop:
+        train("nnUNetTrainerCTS", "3d_cascade_fullres")
+    assert stop.value.code == 2
+    assert "-c 3d_cascade_fullres: goes on from another configuration's masks" in capsys.readouterr().err
 
 
 def test_a_bank_of_another_size_since_the_checkpoint_is_named(train, change_settings, capsys):

@@ -92,6 +92,17 @@ def test_the_segmenter_sees_translations_only(train):
     assert images.requires_grad
 
 
+def test_without_jitter_and_noise_the_segmenter_sees_the_translation_itself(train, change_settings):
+    change_settings(AccSeg={**SMALL, "jitter": 0, "noise": 0})
+    trainer, batch = ready(train)
+    made, seen = [], []
+    forward_all = trainer.translator["generator"].forward_all
+    trainer.translator["generator"].forward_all = lambda x: made.append(forward_all(x)) or made[-1]
+    trainer.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    trainer.train_step(batch)
+    assert torch.equal(seen[0], made[0][0].float() * trainer.settings.intensity_range)
+
+
 def test_the_discriminator_learns_from_its_own_loss_only(train):
     trainer, batch = ready(train)
     judge = trainer.judge["discriminator"]

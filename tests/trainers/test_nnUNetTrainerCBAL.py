@@ -79,6 +79,22 @@ def test_all_terms_off_is_a_supervised_step_on_source_patches_alone(train, chang
     assert set(trainer.terms.means()) == {"loss", "supervised", "target_strength"}
 
 
+def test_voxels_that_nobody_labelled_are_not_real_background(train, change_settings):
+    change_settings(CBAL={"adversarial_real": "label"})
+    trainer = train(NAME, stop=True)
+    trainer.initialize()
+    seen = []
+    trainer.judge["discriminator"].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    source = torch.randn(2, 3, 64, 64)
+    labels = torch.full((2, 64, 64), 3)  # to be ignored
+    labels[0, 5, 6], labels[1, 7, 8] = 2, 0
+    trainer.teach_judge(source, labels, torch.randn(2, 3, 64, 64))
+    expected = source.softmax(1)
+    expected[0, :, 5, 6] = torch.tensor([0.0, 0, 1])
+    expected[1, :, 7, 8] = torch.tensor([1.0, 0, 0])
+    assert torch.allclose(seen[0], expected)
+
+
 def test_views_match_voxel_by_voxel_and_are_made_only_where_needed(train, change_settings):
     change_settings(CBAL={"source_views": 0})
     trainer = train(NAME, stop=True)

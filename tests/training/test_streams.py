@@ -204,6 +204,8 @@ def test_timed_choices_are_switched_off_everywhere():
 
 def test_halves():
     assert [halves(n) for n in (1, 2, 7, 8)] == [(1, 1), (1, 1), (3, 4), (4, 4)]
+    # Two processes with an odd number each have half of all patches labelled.
+    assert [sum(parts) for parts in zip(halves(3), halves(3, rank=1), strict=True)] == [3, 3]
 
 
 def test_no_case_to_draw_from(dataset):
