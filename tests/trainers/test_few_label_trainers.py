@@ -222,17 +222,18 @@ def test_what_is_registered_anew_is_taken_over(train, change_settings, registere
 def test_another_network_may_predict_than_when_the_checkpoint_was_written(train, change_settings, name, before, after):
     change_settings(**{name: {"inference": before}}, schedule={"epochs": 1})
     trainer = train(f"nnUNetTrainer{name}")
-    whole, side = trainer.network.state_dict(), trainer.training_state()
+    whole, side, weights = trainer.network.state_dict(), trainer.training_state(), content(trainer)["network_weights"]
     change_settings(**{name: {"inference": after}})
-    other = train(f"nnUNetTrainer{name}", stop=True)
-    other.load_checkpoint(f"{trainer.output_folder}/checkpoint_final.pth")
+    other = train(f"nnUNetTrainer{name}", resume=True)
+    assert other.current_epoch == 1  # nothing was left to train
     assert same(dict(other.network.state_dict()), dict(whole))
     assert same(other.training_state(), side)
-    # What is written then is what predicts now.
-    other.save_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
-    written = content(other, "checkpoint_latest.pth")["network_weights"]
+    # The model folder is now one of what predicts now.
+    written = content(other)["network_weights"]
     assert same(dict(written), dict(other.inference_module().state_dict()))
-    assert not same(dict(written), dict(content(trainer)["network_weights"]))
+    assert not same(dict(written), dict(weights))
+    plans = json.loads(Path(other.output_folder_base, "plans.json").read_text())
+    assert plans["configurations"]["2d"]["nnunet_ext"][name]["inference"] == after
 
 
 def test_projectors_of_another_size_since_the_checkpoint_are_named(train, change_settings, capsys):
