@@ -67,7 +67,8 @@ def read(source: Path | str, device: torch.device) -> dict[str, Any]:
     checkpoint = torch.load(source, map_location=device, weights_only=True)
     if KEY not in checkpoint:
         raise InputError(
-            f"{source}: not written by a trainer of nnunet_ext, a checkpoint of this trainer is needed to continue"
+            f"{source}: not written by a trainer of nnunet_ext, a checkpoint of this trainer is needed to continue;"
+            " where their networks are the same, -pretrained_weights starts from it"
         )
     return checkpoint
 
