@@ -98,7 +98,7 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: st
         there, here = (tuple(d[name].shape) if name in d else None for d in (weights, own))
         if there != here:
             raise InputError(
-                f"{source}: {name} is {there or 'missing'} there and {here or 'missing'} here,"
+                f"{source}: {name} is {there or 'missing'} there and {here or 'missing'} in the network,"
                 " the settings that it was trained with are needed"
             )
     unwrap(module).load_state_dict(weights)
