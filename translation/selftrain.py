@@ -19,7 +19,7 @@ from nnunet_ext.data.folds import FOLDS
 from nnunet_ext.data.selection import subject_folds
 from nnunet_ext.device import pick_device
 from nnunet_ext.errors import InputError
-from nnunet_ext.files import read_json, sha256, write_json
+from nnunet_ext.files import read_json, write_json
 from nnunet_ext.inference.network import trainer_class
 from nnunet_ext.paths import new_dataset_name, preprocessed_root, raw_root, results_root
 from nnunet_ext.training.configure import check_assignments, check_preset, configure
@@ -171,8 +171,8 @@ def selftrain(
 def _made_from(source: Cohort, scans: Cohort) -> str:
     """A digest of what every round learns from: both cohorts' files (of the target its images only) and checkpoints."""
     content = [
-        *((case, sha256(source.image_path(case)), sha256(source.label_path(case))) for case in source.cases),
-        *((case, sha256(scans.image_path(case))) for case in scans.cases),
+        source.digest(labels=True),
+        scans.digest(labels=False),
         _checkpoints(source.folder / "dataset.json"),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from nnunetv2.utilities.crossval_split import generate_crossval_split
-
 FOLDS = 5
 SEED = 12345  # nnU-Net's own, so that a fully labelled dataset is split as nnU-Net splits it
 
@@ -20,6 +18,9 @@ def cross_validation(persons: Mapping[str, str], unlabelled: Collection[str], co
         unlabelled: the cases without labels.
         count: at least 2 and no more than there are persons with a labelled case.
     """
+    # It brings scikit-learn, which a dataset with a split of its own need not wait for.
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
     labelled = sorted({person for case, person in persons.items() if case not in unlabelled})
     folds = []
     for part in generate_crossval_split(labelled, seed=SEED, n_splits=count):

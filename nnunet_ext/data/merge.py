@@ -31,13 +31,6 @@ class RawDataset:
         return unlabelled_cases(self.description)
 
     @property
-    def idle(self) -> set[str]:
-        """The cases that are in neither part of the one fold: set aside, to be neither trained nor validated on."""
-        if self.fold is None:
-            return set()
-        return {c.name for c in self.cases} - set(self.fold["train"]) - set(self.fold["val"])
-
-    @property
     def labels(self) -> dict[str, int]:
         return {name: value for name, value in self.description["labels"].items() if name != IGNORE}
 
@@ -49,7 +42,8 @@ class RawDataset:
 def load(dataset: str, flag: str) -> RawDataset:
     """A raw dataset by id or name, with the one fold that its `splits_final.json` describes (several count as none).
 
-    `flag` is what named it, for messages.
+    Cases that the fold names in neither part are set aside, to be neither trained nor validated on. `flag` is what
+    named the dataset, for messages.
 
     Raises:
         InputError: when the dataset, its `dataset.json` or a file of a case is missing.
@@ -71,7 +65,13 @@ def load(dataset: str, flag: str) -> RawDataset:
         raise InputError(f"{folder / 'imagesTr'}: holds no cases, at least one is needed")
     splits_file = preprocessed_root() / name / "splits_final.json"
     splits = read_json(splits_file) if splits_file.exists() else []
-    return RawDataset(name, description, cases, splits[0] if len(splits) == 1 else None)
+    fold = splits[0] if len(splits) == 1 else None
+    if fold is not None:
+        used = [case for case in cases if case.name in {*fold["train"], *fold["val"]}]
+        if len(used) < len(cases):
+            log.info("%s: %d cases are in neither part of its fold and left out", name, len(cases) - len(used))
+        cases = used
+    return RawDataset(name, description, cases, fold)
 
 
 def merge(
@@ -111,27 +111,19 @@ def merge(
         raise InputError(
             f"--target-labelled {target_labelled}: {blind[0]} is unlabelled in {b.name}, a label is needed"
         )
-    if aside := [n for n in named if n in b.idle]:
-        raise InputError(
-            f"--target-labelled {target_labelled}: {aside[0]} is in neither part of the fold of {b.name}, a case of"
-            " either is needed"
-        )
     if target_labelled is None and not validation:
         log.info("%s has no validation fold with labels, so all of its cases become unlabelled", b.name)
 
-    for side in (a, b):
-        if side.idle:
-            log.info("%s: %d cases are in neither part of its fold and left out", side.name, len(side.idle))
-    left_out = a.idle | (set((a.fold or {}).get("val", ())) if validation else set())
+    left_out = set((a.fold or {}).get("val", ())) if validation else set()
     clash = {c.name for c in a.cases} & {c.name for c in b.cases}
     own = _Renamer(a, clash), _Renamer(b, clash)
     labels = dict(a.labels)
     if IGNORE in a.description["labels"] or IGNORE in b.description["labels"]:
         labels[IGNORE] = max(labels.values()) + 1
     cases_a = [own[0](c, labels) for c in a.cases if c.name not in left_out]
-    cases_b = [own[1](c, labels) for c in b.cases if c.name not in b.idle]
+    cases_b = [own[1](c, labels) for c in b.cases]
     unlabelled = {own[0](c).name for c in a.cases if c.name in a.unlabelled - left_out}
-    unlabelled |= {own[1](c).name for c in b.cases if c.name not in {*named, *validation, *b.idle}}
+    unlabelled |= {own[1](c).name for c in b.cases if c.name not in {*named, *validation}}
     cases = cases_a + cases_b
     if validation:
         val = [own[1](c).name for c in b.cases if c.name in validation]

@@ -65,7 +65,7 @@ def test_cases_that_a_fold_leaves_out_are_not_trained_on(
     dataset("folder", two / "near", "-d", 11, *flags, "--split", two / "a.json")
     dataset("folder", two / "far", "-d", 12, *flags, "--split", two / "x.json")
     (two / "names.txt").write_text("y\n")
-    assert "y is in neither part of the fold" in refused(
+    assert "y is no case and no subject here" in refused(
         "merge", "-d", 13, "--source", 11, "--target", 12, "--target-labelled", two / "names.txt"
     )
     folder = dataset("merge", "-d", 13, "--source", 11, "--target", 12)

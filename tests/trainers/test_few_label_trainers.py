@@ -236,17 +236,6 @@ def test_another_network_may_predict_than_when_the_checkpoint_was_written(train,
     assert plans["configurations"]["2d"]["nnunet_ext"][name]["inference"] == after
 
 
-def test_projectors_of_another_size_since_the_checkpoint_are_named(train, change_settings, capsys):
-    change_settings(MCSC={"dim": 8}, schedule={"epochs": 1})
-    done = Path(train("nnUNetTrainerMCSC").output_folder)
-    (done / "checkpoint_final.pth").rename(done / "checkpoint_latest.pth")
-    change_settings(MCSC={"dim": 6})
-    with pytest.raises(SystemExit) as stop:
-        train("nnUNetTrainerMCSC", resume=True)
-    assert stop.value.code == 2
-    assert "the checkpoint's projectors: " in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -275,17 +264,6 @@ def test_a_cascade_is_refused(train, tiny, capsys):
         train("nnUNetTrainerCTS", "3d_cascade_fullres")
     assert stop.value.code == 2
     assert "-c 3d_cascade_fullres: goes on from another configuration's masks" in capsys.readouterr().err
-
-
-def test_a_bank_of_another_size_since_the_checkpoint_is_named(train, change_settings, capsys):
-    change_settings(MCSCv2={"bank": 2}, schedule={"epochs": 1})
-    done = Path(train("nnUNetTrainerMCSCv2").output_folder)
-    (done / "checkpoint_final.pth").rename(done / "checkpoint_latest.pth")
-    change_settings(MCSCv2={"bank": 500})
-    with pytest.raises(SystemExit) as stop:
-        train("nnUNetTrainerMCSCv2", resume=True)
-    assert stop.value.code == 2
-    assert "MCSCv2.bank: bank: 2 rows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["MCSC", "MCSCv2", "CCTR"])
@@ -347,16 +325,25 @@ def test_objective_is_the_printed_sum(train, change_settings, registered):
     assert terms["registered_weight"] == 3.0
 
 
-@pytest.mark.parametrize(("before", "after"), [(0.0, 1e-3), (1e-3, 0.0)])
-def test_a_contrast_switched_on_or_off_since_the_checkpoint_is_named(train, change_settings, capsys, before, after):
-    change_settings(MCSC={"contrast_weight": before}, schedule={"epochs": 1})
-    done = Path(train("nnUNetTrainerMCSC").output_folder)
+@pytest.mark.parametrize(
+    ("name", "setting", "before", "after", "told"),
+    [
+        ("MCSC", "contrast_weight", 0.0, 1e-3, "MCSC.contrast_weight switched off"),
+        ("MCSC", "contrast_weight", 1e-3, 0.0, "its optimiser does not fit"),
+        ("MCSC", "dim", 8, 6, "the checkpoint's projectors: "),
+        ("MCSCv2", "bank", 2, 500, "MCSCv2.bank: bank: 2 rows"),
+    ],
+)
+def test_a_setting_changed_since_the_checkpoint_is_named(
+    train, change_settings, capsys, name, setting, before, after, told
+):
+    change_settings(**{name: {setting: before}}, schedule={"epochs": 1})
+    done = Path(train(f"nnUNetTrainer{name}").output_folder)
     (done / "checkpoint_final.pth").rename(done / "checkpoint_latest.pth")
-    change_settings(MCSC={"contrast_weight": after})
+    change_settings(**{name: {setting: after}})
     with pytest.raises(SystemExit) as stop:
-        train("nnUNetTrainerMCSC", resume=True)
+        train(f"nnUNetTrainer{name}", resume=True)
     assert stop.value.code == 2
-    told = "MCSC.contrast_weight switched off" if after else "its optimiser does not fit"
     assert told in capsys.readouterr().err
 
 

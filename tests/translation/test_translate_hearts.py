@@ -280,7 +280,7 @@ def test_fit_from_before_a_setting_existed_is_continued(hearts):
     folder = tiny()
     path = folder / "method.json"
     described = json.loads(path.read_text())
-    del described["settings"]["lambda_mind"]
+    del described["settings"]["lambda_mind"], described["source"]["files"], described["target"]["files"]
     path.write_text(json.dumps(described))
     assert tiny() == folder
     with pytest.raises(InputError, match=r"other settings \(lambda_mind\)"):
